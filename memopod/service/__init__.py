@@ -1,0 +1,13 @@
+"""What every long-running process of memopod shares, and nothing of what any of them does.
+
+`setting` and `parse` turn flags and environment into a frozen dataclass, `configure_logs` sets up
+structured logs, `Health` serves `/healthz`, `/readyz` and `/metrics`, and `run` starts a service and
+ends it in order on a signal.
+"""
+
+from memopod.service.health import Health
+from memopod.service.lifecycle import run
+from memopod.service.logs import configure_logs
+from memopod.service.settings import parse, setting
+
+__all__ = ["Health", "configure_logs", "parse", "run", "setting"]
