@@ -15,14 +15,14 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-def setting(default: Any, help: str, *, aliases: Sequence[str] = (), env: Sequence[str] = ()) -> Any:
+def setting(default: Any, text: str, *, aliases: Sequence[str] = (), env: Sequence[str] = ()) -> Any:
     """A field of a settings dataclass.
 
-    `help` says what it means, in which unit, and why the default is what it is. `aliases` are
+    `text` says what it means, in which unit, and why the default is what it is. `aliases` are
     further flags (`--db_host`), `env` further environment variables, both for upstream's names.
     """
     return dataclasses.field(
-        default=default, metadata={"help": help, "aliases": tuple(aliases), "env": tuple(env)}
+        default=default, metadata={"help": text, "aliases": tuple(aliases), "env": tuple(env)}
     )
 
 
