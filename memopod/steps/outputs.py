@@ -105,7 +105,7 @@ def is_complete(task_result: Mapping[str, Any]) -> bool:
     first and "true" at the end.
     """
     labels = task_result["metadata"].get("labels") or {}
-    return labels.get(names.ARGO_OUTPUTS_COMPLETED, "true") == "true"
+    return bool(labels.get(names.ARGO_OUTPUTS_COMPLETED, "true") == "true")
 
 
 def is_ours(task_result: Mapping[str, Any]) -> bool:
