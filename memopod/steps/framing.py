@@ -1,0 +1,20 @@
+"""Bytes that cannot be read in two ways: the ground under every digest."""
+
+import json
+from typing import Any
+
+
+def frame(*parts: str | bytes) -> bytes:
+    """Join parts so that different lists of parts never give the same bytes: each after its length."""
+    pieces = []
+    for part in parts:
+        # Lone surrogates occur in JSON (`"\\ud800"`) and must not be the reason of a crash.
+        data = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
+        pieces.append(b"%d:%s" % (len(data), data))
+    return b"".join(pieces)
+
+
+def canonical(value: Any) -> bytes:
+    """JSON text of a value: keys sorted, no spaces. Equal values give equal bytes, and no others do."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return text.encode("utf-8", "surrogatepass")

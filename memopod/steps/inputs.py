@@ -1,0 +1,112 @@
+"""What a step reads from outside its Pod, and how that enters its entry key.
+
+A ConfigMap enters by content, a Secret by reference only (it is in the Pod), an input artifact by
+its identity: its content where the object store can tell, else its location together with a version
+of it, or together with the entry that produced it.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from memopod.steps import names
+from memopod.steps.argo import Step
+from memopod.steps.key import KeyRules, Unkeyable, args_file, counted_containers
+from memopod.steps.locations import Location, resolve
+from memopod.steps.volumes import counted_volumes
+
+
+@dataclass(frozen=True, slots=True)
+class InputArtifact:
+    """An input artifact that an object store holds."""
+
+    name: str
+    location: Location
+
+
+@dataclass(slots=True)
+class ConfigMapUse:
+    """What a step reads of one ConfigMap: some keys, or all. `optional`: it may be absent."""
+
+    keys: set[str] = field(default_factory=set)
+    whole: bool = False
+    optional: bool = True
+
+
+def offload_name(step: Step) -> str | None:
+    """Name of the ConfigMap with the template or arguments that Argo offloaded, None if it did not."""
+    return step.pod_name if step.template is None or args_file(step) else None
+
+
+def config_maps(step: Step, rules: KeyRules) -> dict[str, ConfigMapUse]:
+    """The ConfigMaps that the step's containers read, by name, without the one of `offload_name`."""
+    uses: dict[str, ConfigMapUse] = {}
+    counted = counted_containers(step, rules)
+    for reference, keys in _references(step, counted):
+        use = uses.setdefault(str(reference.get("name", "")), ConfigMapUse())
+        use.optional = use.optional and bool(reference.get("optional"))
+        if keys is None:
+            use.whole = True
+        else:
+            use.keys.update(keys)
+    return uses
+
+
+def _references(
+    step: Step, counted: Sequence[Mapping[str, Any]]
+) -> Iterator[tuple[Mapping[str, Any], list[str] | None]]:
+    for container in counted:
+        for variable in container.get("env") or ():
+            reference = (variable.get("valueFrom") or {}).get("configMapKeyRef")
+            if reference:
+                yield reference, [str(reference.get("key", ""))]
+        for source in container.get("envFrom") or ():
+            if source.get("configMapRef"):
+                yield source["configMapRef"], None
+    for volume in counted_volumes(step.pod, counted):
+        sources = [volume, *((volume.get("projected") or {}).get("sources") or ())]
+        for source in sources:
+            reference = source.get("configMap")
+            if reference:
+                items = reference.get("items")
+                yield reference, [str(i.get("key", "")) for i in items] if items else None
+
+
+def config_map_content(use: ConfigMapUse, config_map: Mapping[str, Any]) -> dict[str, Any]:
+    """What enters the key of a ConfigMap: `{"data": {...}, "binaryData": {...}}` of the keys read."""
+    return {
+        part: {k: v for k, v in (config_map.get(part) or {}).items() if use.whole or k in use.keys}
+        for part in ("data", "binaryData")
+    }
+
+
+def input_artifacts(step: Step) -> list[InputArtifact]:
+    """Input artifacts whose identity enters the key; those the step's annotation ignores are left out.
+
+    Raw artifacts are in the template by content. Raises Unkeyable for an artifact of a kind that
+    has no identity here (git, http, ...), or whose location cannot be resolved.
+    """
+    template = step.template or {}
+    ignored = ignored_inputs(step)
+    found = []
+    for artifact in (template.get("inputs") or {}).get("artifacts") or ():
+        name = str(artifact.get("name", ""))
+        if name in ignored or artifact.get("raw"):
+            continue
+        location = resolve(artifact, template.get("archiveLocation"))
+        if location is None:
+            raise Unkeyable("input-unknown")
+        found.append(InputArtifact(name, location))
+    return found
+
+
+def ignored_inputs(step: Step) -> set[str]:
+    """Names of the input artifacts that the step's annotation keeps out of its key."""
+    text = step.annotations.get(names.IGNORE_INPUTS, "")
+    return {name.strip() for name in text.split(",") if name.strip()}
+
+
+def names_run(location: Location, *run_names: str) -> bool:
+    """Whether a location's key has one of these names as a path segment: it is that run's own."""
+    segments = location.key.split("/")
+    return any(name in segments for name in run_names if name)

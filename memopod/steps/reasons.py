@@ -1,0 +1,53 @@
+"""Why a step runs, or why it was reused: slugs for annotations, metrics and people, each with a sentence.
+
+A slug is stable once released: dashboards and scripts match on it.
+"""
+
+from typing import Final
+
+SENTENCES: Final[dict[str, str]] = {
+    # Not a step that memopod looks at.
+    "not-opted-in": "the step does not carry an opt-in label",
+    "namespace-exempt": "Pods of this namespace are never touched",
+    "untrusted-creator": "the Pod was not created by a trusted workflow controller",
+    "no-workflow": "the Pod is not owned by a Workflow",
+    "no-node": "the Pod names no node of its Workflow",
+    "no-template": "no container carries the step's template",
+    "template-unreadable": "the step's template cannot be read",
+    "kfp-v2": "Kubeflow Pipelines v2 has a cache of its own",
+    "tfx": "TFX steps keep their own record of what ran",
+    # A step that has no key, and so is never reused.
+    "template-resource": "resource templates act on the cluster",
+    "template-daemon": "daemon steps are used while they run",
+    "template-memoized": "the template is memoized by Argo itself",
+    "template-kind": "only container, script and containerSet templates can be reused",
+    "volume": "the step mounts a volume whose content is not known",
+    "output-key-names-run": "an output's key holds the run's name, so it differs in each run",
+    "input-unknown": "the identity of an input artifact cannot be told",
+    "configmap-unreadable": "a ConfigMap that the step uses cannot be read",
+    # A step that has a key and is not held.
+    "bypass": "the step asks to run",
+    "no-controller": "no controller is alive to decide",
+    "node-assigned": "the Pod is bound to a node already",
+    "gate-present": "the Pod carries memopod's gate already",
+    "deadline-near": "the step's deadline leaves no time to decide",
+    "labels-unusable": "the Pod's labels or annotations cannot be patched",
+    # A held step that runs.
+    "miss": "no entry has this key",
+    "stale": "the entry is older than the step or the cluster allows",
+    "disabled": "the step's maximum staleness is zero",
+    "outputs-mismatch": "the entry's outputs are not those that the step declares",
+    "outputs-gone": "an output of the entry is gone or has changed",
+    "outputs-unchecked": "the object store could not be asked about the entry's outputs",
+    "result-exists": "a WorkflowTaskResult of somebody else exists",
+    "result-refused": "the API server refused the WorkflowTaskResult",
+    "seal-invalid": "the Pod's seal is missing or not valid",
+    "too-late": "the decision came too close to the time when the Pod must be released",
+    "decision-timeout": "the decision took too long",
+    "entries-unavailable": "the database of entries did not answer",
+    "kubernetes-unavailable": "the API server did not answer a question that the decision needs",
+    "overdue": "nobody decided in time",
+    # Reuse.
+    "hit": "an identical step ran before, and its outputs are still there",
+}
+"""Slug -> what it means, as the end of a sentence."""
