@@ -28,7 +28,11 @@ KEY_VERSION = 1
 
 _PLACEMENT = frozenset(
     # Where, when and with how much a step runs, not what it computes.
-    ["nodeName", "nodeSelector", "affinity", "topologySpreadConstraints", "tolerations", "priority", "priorityClassName", "preemptionPolicy", "schedulerName", "schedulingGates", "activeDeadlineSeconds", "resources", "overhead"]
+    {
+        *("nodeName", "nodeSelector", "affinity", "topologySpreadConstraints", "tolerations"),
+        *("priority", "priorityClassName", "preemptionPolicy", "schedulerName", "schedulingGates"),
+        *("activeDeadlineSeconds", "resources", "overhead"),
+    }
 )
 _TEMPLATE_EXCLUDED = _PLACEMENT | {
     # Names and bookkeeping.

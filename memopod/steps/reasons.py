@@ -29,7 +29,6 @@ SENTENCES: Final[dict[str, str]] = {
     "bypass": "the step asks to run",
     "no-controller": "no controller is alive to decide",
     "node-assigned": "the Pod is bound to a node already",
-    "gate-present": "the Pod carries memopod's gate already",
     "deadline-near": "the step's deadline leaves no time to decide",
     "labels-unusable": "the Pod's labels or annotations cannot be patched",
     # A held step that runs.
@@ -46,6 +45,7 @@ SENTENCES: Final[dict[str, str]] = {
     "decision-timeout": "the decision took too long",
     "entries-unavailable": "the database of entries did not answer",
     "kubernetes-unavailable": "the API server did not answer a question that the decision needs",
+    "internal-error": "memopod failed; its log says how",
     "overdue": "nobody decided in time",
     # Reuse.
     "hit": "an identical step ran before, and its outputs are still there",
