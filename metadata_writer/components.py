@@ -1,0 +1,71 @@
+"""The component that a step is an instance of, as Kubeflow Pipelines v1 describes it on the Pod.
+
+The annotation `pipelines.kubeflow.org/component_spec` holds the component's JSON. A step without
+one (a plain Argo template) is an instance of its template.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from memopod.steps import names
+from metadata_writer.records import EXECUTION_TYPE_PREFIX, UNTYPED
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """`version` is the name, followed by `@sha256=<digest of the specification>` where there is one."""
+
+    name: str
+    version: str
+    output_types: Mapping[str, str]
+
+    @property
+    def type_name(self) -> str:
+        """The MLMD type of the component's executions."""
+        return EXECUTION_TYPE_PREFIX + self.version
+
+    def output_type(self, output: str) -> str:
+        """The declared type of an output, by its name in Argo."""
+        return self.output_types.get(output, UNTYPED)
+
+
+def read_component(name: str, annotations: Mapping[str, str]) -> Component:
+    """The component of a step; `name` is its template's.
+
+    A specification that is no JSON object counts as none.
+    """
+    text = annotations.get(names.KFP_COMPONENT_SPEC)
+    specification = _json_object(text) if text else None
+    if text is None or specification is None:
+        return Component(name, name, {})
+    component = str(specification.get("name") or name)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return Component(component, f"{component}@sha256={digest}", _output_types(specification))
+
+
+def _json_object(text: str) -> dict[str, Any] | None:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _output_types(specification: Mapping[str, Any]) -> dict[str, str]:
+    types = {}
+    for output in specification.get("outputs") or ():
+        declared = output.get("type")
+        if isinstance(declared, dict):  # {"GCSPath": {"data_type": "CSV"}}: the name and its details
+            declared = next(iter(declared), None)
+        if declared and output.get("name"):
+            types[_argo_name(str(output["name"]))] = str(declared)
+    return types
+
+
+def _argo_name(name: str) -> str:
+    """An output's name as Kubeflow's compiler writes it for Argo."""
+    return re.sub("-+", "-", re.sub("[^-_0-9A-Za-z]+", "-", name)).strip("-")

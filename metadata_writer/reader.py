@@ -1,0 +1,307 @@
+"""From a step to what is recorded of it: pure, from the Pod, its node in the Workflow and its outputs.
+
+A Pod says most. What Argo strips from it (3.6 and later: the values of input parameters) is in the
+Workflow's `status.nodes`, which alone is left once the Pod is deleted.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from memopod.steps import Outputs, Step, names
+from memopod.steps.argo import main_container
+from memopod.steps.locations import resolve
+from memopod.steps.outputs import OutputArtifact
+from memopod.steps.times import from_text
+from metadata_writer.components import Component, read_component
+from metadata_writer.records import Input, Output, Run, State, StepRecord, Value, fits
+
+KFP_ARGUMENTS: Final = "pipelines.kubeflow.org/arguments.parameters"
+"""Annotation of Kubeflow Pipelines v1: a JSON object, name of a component's input -> value."""
+
+_TFX_ENTRYPOINT = "tfx/orchestration/kubeflow/container_entrypoint.py"
+_STOPPED = re.compile(r"(shutdown|stopped) with strategy", re.IGNORECASE)
+_LAST_PART = re.compile(r"[^.\[\]()]+(\([^()]*\))*$")
+_ARGO_CONTAINERS = frozenset({"wait", "init", "supervisor"})
+_FULFILLED = frozenset({"Succeeded", "Failed", "Error"})
+
+
+def skip_reason(pod: Mapping[str, Any]) -> str | None:
+    """Why a Pod is left alone, as Kubeflow's writer leaves it; None for one that is recorded."""
+    metadata = pod["metadata"]
+    labels = metadata.get("labels") or {}
+    if names.ARGO_WORKFLOW not in labels:
+        return "no-workflow"
+    if is_kfp_v2(metadata):
+        return "kfp-v2"
+    if "tfx" in labels.get(names.KFP_SDK_TYPE, ""):
+        return "tfx"
+    mains = [c for c in pod["spec"].get("containers") or () if c.get("name") == "main"]
+    command = mains[0].get("command") if len(mains) == 1 else None
+    return "tfx" if command and str(command[-1]).endswith(_TFX_ENTRYPOINT) else None
+
+
+def is_kfp_v2(metadata: Mapping[str, Any]) -> bool:
+    """Whether an object's metadata says that Kubeflow Pipelines v2 made it, which records for itself."""
+    return (metadata.get("annotations") or {}).get(names.KFP_V2_COMPONENT) == "true"
+
+
+def has_begun(step: Step, node: Mapping[str, Any] | None) -> bool:
+    """Whether there is anything to record yet: a held or pending step has not begun."""
+    return _pod_phase(step) in {"Running", "Succeeded", "Failed"} or is_fulfilled(node)
+
+
+def has_finished(step: Step, node: Mapping[str, Any] | None) -> bool:
+    """Whether the step has ended, well or not."""
+    return _pod_phase(step) in {"Succeeded", "Failed"} or is_fulfilled(node)
+
+
+def is_fulfilled(node: Mapping[str, Any] | None) -> bool:
+    """Whether Argo has closed the node of a step."""
+    return node is not None and node.get("phase") in _FULFILLED
+
+
+def read_pod(
+    step: Step,
+    *,
+    node: Mapping[str, Any] | None = None,
+    outputs: Outputs | None = None,
+    orphaned: bool = False,
+) -> StepRecord:
+    """What is known of a step whose Pod was seen.
+
+    `node` is its entry in the Workflow's `status.nodes`, `outputs` what it put out, both None while
+    unknown. `orphaned`: Pod and Workflow are gone, so a step that has not finished never will.
+    """
+    display_name = last_part(step.node_name) or step.pod_name
+    component = read_component(step.template_name or display_name, step.annotations)
+    return StepRecord(
+        external_id=step.execution,
+        run=Run(step.workflow, step.namespace, step.workflow_uid),
+        type_name=component.type_name,
+        component_id=component.name,
+        state=_pod_state(step, node, orphaned=orphaned),
+        custom={
+            **_arguments(step.annotations),
+            **_input_parameters(step.template, node),
+            **_output_parameters(outputs),
+            **_identity(step.workflow, step.namespace, step.node_name),
+            **_pod_facts(step, node),
+        },
+        inputs=_inputs(step.template, None),
+        outputs=_outputs(outputs, component, step.template_name, step.workflow),
+        source_execution=step.annotations.get(names.SOURCE_EXECUTION) if step.reused else None,
+    )
+
+
+def read_node(
+    workflow: Mapping[str, Any], node: Mapping[str, Any], *, outputs: Outputs, ended: bool = False
+) -> StepRecord:
+    """What the Workflow alone says of a step whose Pod is gone, or that never had one (Argo's memoization).
+
+    `ended`: the Workflow is gone too, so a node that Argo did not close never will be.
+    """
+    metadata = workflow["metadata"]
+    name, namespace = str(metadata["name"]), str(metadata.get("namespace", ""))
+    node_name = str(node.get("name", ""))
+    template = find_template(workflow, node)
+    template_name = str(node.get("templateName") or "")
+    annotations = ((template or {}).get("metadata") or {}).get("annotations") or {}
+    component = read_component(template_name or last_part(node_name), annotations)
+    return StepRecord(
+        external_id=f"{metadata['uid']}/{node['id']}",
+        run=Run(name, namespace, str(metadata["uid"])),
+        type_name=component.type_name,
+        component_id=component.name,
+        state=_node_state(node, ended=ended),
+        custom={
+            **_arguments(annotations),
+            **_input_parameters(None, node),
+            **_output_parameters(outputs),
+            **_identity(name, namespace, node_name),
+            **_present(
+                image=((template or {}).get("container") or (template or {}).get("script") or {}).get(
+                    "image"
+                ),
+                host_node=node.get("hostNodeName"),
+                started_at=_milliseconds(node.get("startedAt")),
+                finished_at=_milliseconds(node.get("finishedAt")),
+            ),
+        },
+        inputs=_inputs(node, repository(workflow)),
+        outputs=_outputs(outputs, component, template_name, name),
+        from_pod=False,
+    )
+
+
+def find_template(workflow: Mapping[str, Any], node: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The template of a node as the Workflow holds it, its own or one that it stored; None if neither."""
+    status = workflow.get("status") or {}
+    specs = (workflow.get("spec") or {}, status.get("storedWorkflowTemplateSpec") or {})
+    for spec in specs:
+        for template in spec.get("templates") or ():
+            if template.get("name") == node.get("templateName"):
+                found: Mapping[str, Any] = template
+                return found
+    return None
+
+
+def repository(workflow: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The artifact repository of a Workflow, in the shape of a template's `archiveLocation`."""
+    reference = (workflow.get("status") or {}).get("artifactRepositoryRef") or {}
+    found: Mapping[str, Any] = reference.get("artifactRepository") or {}
+    return found
+
+
+def last_part(node_name: str) -> str:
+    """The task's own name: `train(0)` of `run-x7.prepare.train(0)`."""
+    match = _LAST_PART.search(node_name)
+    return match.group() if match else node_name
+
+
+def _pod_phase(step: Step) -> str:
+    return str((step.pod.get("status") or {}).get("phase", ""))
+
+
+def _pod_state(step: Step, node: Mapping[str, Any] | None, *, orphaned: bool) -> State:
+    phase = _pod_phase(step)
+    if phase == "Succeeded":
+        return State.CACHED if step.reused else State.COMPLETE
+    if node is not None and is_fulfilled(node):
+        closed = _node_state(node)
+        # Argo's word on how it ended, but the Pod's on whether it ran.
+        return State.COMPLETE if closed is State.CACHED and phase else closed
+    if phase == "Failed":
+        return State.FAILED
+    return State.CANCELED if orphaned else State.RUNNING
+
+
+def _node_state(node: Mapping[str, Any], *, ended: bool = False) -> State:
+    if node.get("phase") == "Succeeded":
+        # A Pod that ran was on a node; one that memopod finished, or Argo's memoization spared, was not.
+        return State.COMPLETE if node.get("hostNodeName") else State.CACHED
+    if is_fulfilled(node):
+        return State.CANCELED if _STOPPED.search(str(node.get("message") or "")) else State.FAILED
+    return State.CANCELED if ended else State.RUNNING
+
+
+def _identity(workflow: str, namespace: str, node_name: str) -> dict[str, Value]:
+    return _present(
+        workflow=workflow, namespace=namespace, node_name=node_name, display_name=last_part(node_name)
+    )
+
+
+def _pod_facts(step: Step, node: Mapping[str, Any] | None) -> dict[str, Value]:
+    container = own_container(step.pod) or {}
+    status = _container_status(step.pod, str(container.get("name", "")))
+    state = status.get("state") or {}
+    ended = state.get("terminated") or {}
+    started = ended.get("startedAt") or (state.get("running") or {}).get("startedAt")
+    closed = node if is_fulfilled(node) else None
+    return _present(
+        kfp_pod_name=step.pod_name,
+        image=container.get("image"),
+        image_id=status.get("imageID"),
+        fingerprint=step.annotations.get(names.KEY),
+        reason=step.annotations.get(names.REASON),
+        host_node=step.pod["spec"].get("nodeName"),
+        started_at=_milliseconds(started or (step.pod.get("status") or {}).get("startTime")),
+        finished_at=_milliseconds(ended.get("finishedAt") or (closed or {}).get("finishedAt")),
+    )
+
+
+def own_container(pod: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The step's own container: `main`, or the first that is not Argo's where a set of them runs."""
+    main = main_container(pod)
+    own = (c for c in pod["spec"].get("containers") or () if c.get("name") not in _ARGO_CONTAINERS)
+    return main or next(own, None)
+
+
+def _container_status(pod: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    statuses = (pod.get("status") or {}).get("containerStatuses") or ()
+    return next((s for s in statuses if s.get("name") == name), {})
+
+
+def _arguments(annotations: Mapping[str, str]) -> dict[str, Value]:
+    """Arguments as Kubeflow's compiler noted them, typed; unreadable ones are left out."""
+    try:
+        arguments = json.loads(annotations.get(KFP_ARGUMENTS) or "{}")
+    except ValueError:
+        return {}
+    if not isinstance(arguments, dict):
+        return {}
+    return {f"input:{name}": _typed(value) for name, value in arguments.items() if value is not None}
+
+
+def _typed(value: Any) -> Value:
+    if isinstance(value, bool | float | str):
+        return value
+    if isinstance(value, int):
+        return value if fits(value) else str(value)
+    return json.dumps(value, sort_keys=True)
+
+
+def _input_parameters(template: Mapping[str, Any] | None, node: Mapping[str, Any] | None) -> dict[str, Value]:
+    found: dict[str, Value] = {}
+    for holder in (node, template):
+        for parameter in ((holder or {}).get("inputs") or {}).get("parameters") or ():
+            if parameter.get("name") and parameter.get("value") is not None:
+                found[f"input:{parameter['name']}"] = str(parameter["value"])
+    return found
+
+
+def _output_parameters(outputs: Outputs | None) -> dict[str, Value]:
+    if outputs is None:
+        return {}
+    found: dict[str, Value] = {f"output:{name}": value for name, value in outputs.parameters.items()}
+    if outputs.result is not None:
+        found["output:result"] = outputs.result
+    return found
+
+
+def _inputs(holder: Mapping[str, Any] | None, archive: Mapping[str, Any] | None) -> tuple[Input, ...]:
+    """Input artifacts of a template or a node; raw ones and the like have no place to point at."""
+    holder = holder or {}
+    found = []
+    for artifact in (holder.get("inputs") or {}).get("artifacts") or ():
+        location = resolve(artifact, holder.get("archiveLocation") or archive)
+        if location is not None:
+            found.append(Input(_input_name(artifact), location.uri))
+    return tuple(found)
+
+
+def _input_name(artifact: Mapping[str, Any]) -> str:
+    """Kubeflow v1 puts an input at `/tmp/inputs/<name>/data`; any other path is a name as it stands."""
+    path = str(artifact.get("path") or artifact.get("name") or "")
+    return path.removeprefix("/tmp/inputs/").removesuffix("/data")  # noqa: S108 (a name, not a file)
+
+
+def _outputs(
+    outputs: Outputs | None, component: Component, template_name: str, run: str
+) -> tuple[Output, ...]:
+    found: dict[str, Output] = {}
+    for artifact in outputs.artifacts if outputs else ():
+        name = artifact.name.removeprefix(f"{template_name}-") if template_name else artifact.name
+        custom = _output_custom(artifact, name, run)
+        found[name] = Output(name, component.output_type(name), artifact.location.uri, custom)
+    return tuple(found.values())
+
+
+def _output_custom(artifact: OutputArtifact, name: str, run: str) -> dict[str, Value]:
+    return {
+        "name": name,
+        "pipeline_name": run,
+        "run_id": run,
+        "argo_artifact": json.dumps(artifact.reported, sort_keys=True),
+        **_present(size=artifact.size, digest=artifact.digest),
+    }
+
+
+def _milliseconds(text: Any) -> int | None:
+    moment = from_text(text)
+    return None if moment is None else round(moment.timestamp() * 1000)
+
+
+def _present(**values: Any) -> dict[str, Value]:
+    return {name: value for name, value in values.items() if value not in (None, "")}

@@ -1,0 +1,241 @@
+import copy
+import json
+from pathlib import Path
+
+import pytest
+
+from memopod.steps import names, read_step
+from memopod.steps.outputs import read_outputs
+from metadata_writer import reader
+from metadata_writer.records import Input, State
+
+SAMPLES = Path(__file__).parent.parent / "samples"
+PODS = sorted(SAMPLES.glob("argo-*/*.pod.json"))
+KFP_V2 = [p for p in PODS if "kfp-v2" in p.name]
+STEPS = [p for p in PODS if p not in KFP_V2 and not p.name.startswith("agent.")]
+VERSIONS = sorted(p.name for p in SAMPLES.glob("argo-*"))
+
+
+def name(path):
+    return f"{path.parent.name}/{path.name.removesuffix('.pod.json')}"
+
+
+def load(path):
+    return json.loads(path.read_text())
+
+
+def step_of(path):
+    step = read_step(load(path))
+    if step.template is None:
+        config_map = load(path.with_name(path.name.replace(".pod.json", ".configmap.json")))
+        import dataclasses
+
+        step = dataclasses.replace(step, template=json.loads(config_map["data"]["ARGO_TEMPLATE"]))
+    return step
+
+
+def workflow_of(path):
+    return load(path.with_name(path.name.split(".")[0] + ".workflow-final.json"))
+
+
+def node_of(path, step):
+    return workflow_of(path)["status"]["nodes"][step.node_id]
+
+
+def outputs_of(node, archive):
+    return read_outputs(node.get("outputs") or {}, archive)
+
+
+def record_of(path):
+    step = step_of(path)
+    node = node_of(path, step)
+    outputs = outputs_of(node, (step.template or {}).get("archiveLocation"))
+    return reader.read_pod(step, node=node, outputs=outputs)
+
+
+def node_record_of(path):
+    workflow = workflow_of(path)
+    node = workflow["status"]["nodes"][read_step(load(path)).node_id]
+    return reader.read_node(workflow, node, outputs=outputs_of(node, reader.repository(workflow)))
+
+
+@pytest.mark.parametrize("path", STEPS, ids=name)
+def test_every_recorded_pod_is_a_step_of_its_workflow_and_node(path):
+    pod = load(path)
+    assert reader.skip_reason(pod) is None
+    record = record_of(path)
+    owner = pod["metadata"]["ownerReferences"][0]
+    assert record.external_id == f"{owner['uid']}/{pod['metadata']['annotations'][names.ARGO_NODE_ID]}"
+    assert (record.run.name, record.run.namespace) == (owner["name"], pod["metadata"]["namespace"])
+    assert record.type_name == f"components.{record.component_id}"
+    assert record.custom["kfp_pod_name"] == pod["metadata"]["name"]
+    assert record.custom["started_at"] <= record.custom["finished_at"]
+    assert record.state is (State.FAILED if path.name == "retry.0.pod.json" else State.COMPLETE)
+
+
+@pytest.mark.parametrize("path", [p for p in STEPS if not p.name.startswith("held")], ids=name)
+def test_the_workflow_alone_says_the_same_as_the_pod_as_far_as_it_goes(path):
+    of_pod, of_node = record_of(path), node_record_of(path)
+    for field in ("external_id", "run", "type_name", "component_id", "state", "inputs", "outputs"):
+        assert getattr(of_node, field) == getattr(of_pod, field)
+    times = {"started_at", "finished_at"}
+    shared = of_node.custom.keys() - times
+    if path.name.startswith("rich"):
+        shared -= {"image"}  # podSpecPatch changes the Pod, not the template
+    assert {k: of_node.custom[k] for k in shared} == {k: of_pod.custom[k] for k in shared}
+    assert not of_node.from_pod
+
+
+@pytest.mark.parametrize("path", KFP_V2, ids=name)
+def test_kubeflow_v2_pods_are_left_alone(path):
+    assert reader.skip_reason(load(path)) == "kfp-v2"
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_input_parameters_are_found_wherever_the_version_keeps_them(version):
+    record = record_of(SAMPLES / version / "parameters.use.pod.json")
+    assert record.custom["input:x"] == "hello"
+    assert record_of(SAMPLES / version / "parameters.make.pod.json").custom["output:Output"] == "hello"
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_artifacts_are_named_by_kubeflows_uris(version):
+    made = record_of(SAMPLES / version / "artifacts.make.pod.json")
+    used = record_of(SAMPLES / version / "artifacts.use.pod.json")
+    uris = {o.name: o.uri for o in made.outputs}
+    run = made.run.name
+    assert uris["keyed"] == f"minio://mlpipeline/results/{run}/keyed.txt"
+    assert uris["full"] == f"minio://other/results/{run}/full.txt"
+    assert uris["default"].startswith(f"minio://mlpipeline/artifacts/{run}/")
+    assert {o.type_name for o in made.outputs} == {"NoType"}
+    assert used.inputs == (
+        Input("/tmp/in/default", uris["default"]),
+        Input("/tmp/in/keyed.txt", uris["keyed"]),
+        Input("/tmp/in/full.txt", uris["full"]),
+        Input("/tmp/in/train.csv", "minio://mlpipeline/datasets/train.csv"),
+    )
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_result_of_a_script_is_an_output(version):
+    assert record_of(SAMPLES / version / "script.s.pod.json").custom["output:result"] == "42"
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_attempts_of_a_step_are_executions_of_their_own(version):
+    first, second = (record_of(SAMPLES / version / f"retry.{n}.pod.json") for n in (0, 1))
+    assert first.external_id != second.external_id
+    assert (first.state, second.state) == (State.FAILED, State.COMPLETE)
+    assert first.type_name == second.type_name
+
+
+@pytest.mark.parametrize("version", ["argo-3.7.18", "argo-4.1.2"])
+def test_a_step_that_argo_memoized_is_cached(version):
+    workflow = load(SAMPLES / version / "memoize-hit.workflow-final.json")
+    (node,) = workflow["status"]["nodes"].values()
+    record = reader.read_node(workflow, node, outputs=outputs_of(node, None))
+    assert record.state is State.CACHED
+    assert record.custom["output:Output"] == "hello"
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_finished_node_without_a_machine_was_reused(version):
+    assert node_record_of(SAMPLES / version / "held.make.pod.json").state is State.CACHED
+
+
+@pytest.fixture
+def pod():
+    return load(SAMPLES / "argo-4.1.2" / "parameters.make.pod.json")
+
+
+def test_a_pod_that_memopod_reused_is_cached_and_names_its_source(pod):
+    pod["metadata"]["labels"] |= {
+        names.STEP_LABEL: names.REUSED,
+        "pipelines.kubeflow.org/metadata_written": "true",
+    }
+    pod["metadata"]["annotations"] |= {
+        names.SOURCE_EXECUTION: "uid/node",
+        names.REASON: "hit",
+        names.KEY: "v1:abc",
+    }
+    assert reader.skip_reason(pod) is None
+    record = reader.read_pod(read_step(pod))
+    assert (record.state, record.source_execution) == (State.CACHED, "uid/node")
+    assert record.shares_outputs
+    assert (record.custom["reason"], record.custom["fingerprint"]) == ("hit", "v1:abc")
+
+
+def test_a_held_pod_has_not_begun(pod):
+    pod["status"] = {"phase": "Pending"}
+    assert not reader.has_begun(read_step(pod), None)
+    assert reader.has_begun(read_step(pod), {"phase": "Error"})
+
+
+def test_a_running_pod_is_running_until_it_and_its_workflow_are_gone(pod):
+    pod["status"]["phase"] = "Running"
+    assert reader.read_pod(read_step(pod)).state is State.RUNNING
+    assert reader.read_pod(read_step(pod), orphaned=True).state is State.CANCELED
+
+
+def test_a_step_that_argo_stopped_is_canceled(pod):
+    pod["status"]["phase"] = "Running"
+    node = {"phase": "Failed", "message": "workflow shutdown with strategy:  Stop"}
+    assert reader.read_pod(read_step(pod), node=node).state is State.CANCELED
+
+
+def test_tfx_pods_are_left_alone(pod):
+    labelled = copy.deepcopy(pod)
+    labelled["metadata"]["labels"][names.KFP_SDK_TYPE] = "tfx-template"
+    assert reader.skip_reason(labelled) == "tfx"
+    main = next(c for c in pod["spec"]["containers"] if c["name"] == "main")
+    main["command"] = ["python", "/x/tfx/orchestration/kubeflow/container_entrypoint.py"]
+    assert reader.skip_reason(pod) == "tfx"
+
+
+def test_a_pod_without_a_workflow_is_left_alone(pod):
+    del pod["metadata"]["labels"][names.ARGO_WORKFLOW]
+    assert reader.skip_reason(pod) == "no-workflow"
+
+
+def test_kubeflow_v1_arguments_keep_their_types(pod):
+    arguments = {"n": 3, "big": 2**40, "rate": 0.5, "name": "x", "flag": True, "list": [1], "none": None}
+    pod["metadata"]["annotations"][reader.KFP_ARGUMENTS] = json.dumps(arguments)
+    custom = reader.read_pod(read_step(pod)).custom
+    given = {k.removeprefix("input:"): v for k, v in custom.items() if k.startswith("input:")}
+    assert given == {"n": 3, "big": str(2**40), "rate": 0.5, "name": "x", "flag": True, "list": "[1]"}
+
+
+@pytest.mark.parametrize("text", ["{", "[]"])
+def test_unreadable_arguments_are_no_arguments(pod, text):
+    pod["metadata"]["annotations"][reader.KFP_ARGUMENTS] = text
+    custom = reader.read_pod(read_step(pod)).custom
+    assert not [k for k in custom if k.startswith("input:")]
+
+
+def test_kubeflow_v1_input_paths_become_names():
+    template = {
+        "inputs": {
+            "artifacts": [
+                {"name": "a", "path": "/tmp/inputs/text/data", "s3": {"bucket": "b", "key": "k"}},
+                {"name": "bare", "gcs": {"bucket": "b", "key": "k"}},
+                {"name": "literal", "path": "/x", "raw": {"data": "1"}},
+            ]
+        }
+    }
+    assert reader._inputs(template, None) == (Input("text", "minio://b/k"), Input("bare", "gs://b/k"))
+
+
+@pytest.mark.parametrize(
+    ("node_name", "part"),
+    [
+        ("run.make", "make"),
+        ("run", "run"),
+        ("run(0)", "run(0)"),
+        ("run.one(1:a.b)", "one(1:a.b)"),
+        ("run.all(0:x).train(1)", "train(1)"),
+        ("run[0].build", "build"),
+        ("", ""),
+    ],
+)
+def test_the_display_name_is_the_last_part_of_the_node_name(node_name, part):
+    assert reader.last_part(node_name) == part
