@@ -209,7 +209,7 @@ async def _members(store: ObjectStore, prefix: str) -> list[tuple[str, int, str 
 
 
 def _is_gone(store: ObjectStore) -> bool:
-    """obstore lists a bucket's folder that vanished as an empty one."""
+    """Obstore lists a bucket's folder that vanished as an empty one."""
     return isinstance(store, LocalStore) and store.prefix is not None and not Path(store.prefix).is_dir()
 
 

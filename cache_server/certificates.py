@@ -1,0 +1,100 @@
+"""The webhook's TLS certificate, read from files and read again when they change.
+
+Kubernetes replaces a mounted Secret's files in place when a certificate is renewed. New connections
+get the new certificate; those that are open keep theirs.
+"""
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+
+_log = structlog.get_logger()
+
+Stamp = tuple[tuple[int, int, int], ...]
+"""Inode, time of change (nanoseconds) and size of each file."""
+
+
+def server_context(cert_file: str, key_file: str) -> ssl.SSLContext:
+    """A context for a server (TLS 1.2 and later) with the certificate chain and key of two PEM files.
+
+    Raises OSError for a file that cannot be read, and ValueError for one that is not PEM, for an
+    encrypted key, or if certificate and key do not belong together.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    _load(context, cert_file, key_file)
+    return context
+
+
+async def reload_on_change(
+    context: ssl.SSLContext,
+    cert_file: str,
+    key_file: str,
+    *,
+    interval: float = 5.0,
+    on_reload: Callable[[], None] = lambda: None,
+) -> None:
+    """Load the files into `context` again whenever they change; runs until it is cancelled.
+
+    Looks every `interval` seconds: a Secret's files take up to a minute to change anyway. What cannot
+    be loaded (a certificate whose key is still to come) is logged once and tried again, and the
+    server goes on with what it has. `on_reload` is called after each success.
+    """
+    # None makes the first look load the files: they can have changed since the context was made.
+    loaded: Stamp | None = None
+    reported: str | None = None
+    while True:
+        try:
+            loaded = _reload_changed(context, cert_file, key_file, loaded, on_reload)
+            reported = None
+        except (OSError, ValueError) as error:
+            if str(error) != reported:
+                reported = str(error)
+                _log.warning("certificate not reloaded, the one before stays", error=reported)
+        await asyncio.sleep(interval)
+
+
+def _reload_changed(
+    context: ssl.SSLContext,
+    cert_file: str,
+    key_file: str,
+    loaded: Stamp | None,
+    on_reload: Callable[[], None],
+) -> Stamp:
+    """Load what changed since `loaded`, and return what is loaded now."""
+    # Taken before the files are read: a change in between is seen at the next look.
+    now = _stamp(cert_file, key_file)
+    if now != loaded:
+        # A failed load leaves a context without a key, so a new one has to succeed first.
+        server_context(cert_file, key_file)
+        _load(context, cert_file, key_file)
+        if loaded is not None:
+            _log.info("certificate reloaded", file=cert_file)
+        on_reload()
+    return now
+
+
+def _stamp(*files: str) -> Stamp:
+    return tuple((s.st_ino, s.st_mtime_ns, s.st_size) for s in (Path(file).stat() for file in files))
+
+
+def _load(context: ssl.SSLContext, cert_file: str, key_file: str) -> None:
+    for file in (cert_file, key_file):
+        # OpenSSL's own errors do not say which file is missing.
+        with Path(file).open("rb"):
+            pass
+
+    def refuse_encrypted() -> str:
+        raise ValueError(f"{key_file}: expected a private key without a password, got an encrypted one")
+
+    try:
+        context.load_cert_chain(cert_file, key_file, password=refuse_encrypted)
+    except ssl.SSLError as error:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            message = f"the private key in {key_file} does not belong to the certificate in {cert_file}"
+        else:
+            message = f"expected PEM in {cert_file} (certificates) and {key_file} (key): {error.reason}"
+        raise ValueError(message) from error
