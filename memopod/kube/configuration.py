@@ -1,0 +1,57 @@
+"""Where the API server is and who we are: kubeconfig files, or the service account inside a cluster."""
+
+import ssl
+from pathlib import Path
+from typing import Any
+
+from kubernetes.aio.client.configuration import Configuration
+from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
+
+from memopod.kube.errors import ConfigurationError
+
+
+async def load(path: str | None, environ: dict[str, str]) -> Any:
+    """A `kubernetes.aio` Configuration: from `path`, else $KUBECONFIG, else ~/.kube/config, else in-cluster.
+
+    Exec plugins are run. Raises ConfigurationError.
+    """
+    configuration = Configuration()
+    files = path or environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
+    try:
+        if _any_exists(files):
+            await load_kube_config(
+                config_file=files, client_configuration=configuration, persist_config=False
+            )
+        elif path is not None:
+            raise ConfigurationError(f"kubeconfig {path}: no such file")
+        else:
+            load_incluster_config(client_configuration=configuration)
+    except ConfigException as error:
+        raise ConfigurationError(
+            f"cannot configure the Kubernetes client from {files} or a service account: {error}"
+        ) from error
+    return configuration
+
+
+def ssl_context(configuration: Any) -> ssl.SSLContext:
+    """The TLS settings of a configuration: its CA, client certificate, and whether it verifies."""
+    context = ssl.create_default_context(
+        cafile=configuration.ssl_ca_cert, cadata=getattr(configuration, "ca_cert_data", None)
+    )
+    if configuration.cert_file:
+        context.load_cert_chain(configuration.cert_file, keyfile=configuration.key_file)
+    if not configuration.verify_ssl:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+async def authorization(configuration: Any) -> str | None:
+    """The value of the Authorization header; a service account's token is read again once a minute."""
+    settings = await configuration.auth_settings()
+    token = settings.get("BearerToken")
+    return str(token["value"]) if token and token["value"] else None
+
+
+def _any_exists(files: str) -> bool:
+    return any(Path(file).expanduser().is_file() for file in files.split(":") if file)
