@@ -10,25 +10,36 @@ import structlog
 
 
 def run(service: Callable[[asyncio.Event], Awaitable[None]]) -> int:
-    """Run `service(stop)` until it returns; SIGTERM and SIGINT set `stop`, a second one ends the process.
+    """Run `service(stop)` until it returns.
 
-    The service starts what it needs, waits for `stop`, and shuts down in its own order. Returns the
-    exit status: 0, or 1 after an OSError at start (a port in use, a folder that cannot be written),
-    which is logged without a traceback.
+    SIGTERM and SIGINT set `stop`, a second one ends the process at once. The service starts what it
+    needs, waits for `stop`, and shuts down in its own order. Returns the exit status: 0, or 1 after an
+    OSError (a port in use, a folder that cannot be written), which is logged without a traceback.
     """
-    if sys.platform == "linux":
-        import uvloop
-
-        loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = uvloop.new_event_loop
-    else:
-        loop_factory = None
-    with asyncio.Runner(loop_factory=loop_factory) as runner:
-        try:
+    status = 0
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(_until_signal(service))
-        except OSError as error:
+    except* OSError as group:
+        for error in _leaves(group):
             structlog.get_logger().error("cannot start", error=str(error))
-            return 1
-    return 0
+        status = 1
+    return status
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    if sys.platform != "linux":
+        return None
+    import uvloop
+
+    return uvloop.new_event_loop
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    leaves: list[BaseException] = []
+    for error in group.exceptions:
+        leaves += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return leaves
 
 
 async def _until_signal(service: Callable[[asyncio.Event], Awaitable[None]]) -> None:

@@ -7,6 +7,8 @@ from typing import Final
 
 SENTENCES: Final[dict[str, str]] = {
     # Not a step that memopod looks at.
+    "not-a-pod": "the request is not about the creation of a Pod",
+    "pod-unreadable": "the Pod is of a shape that no API server sends",
     "not-opted-in": "the step does not carry an opt-in label",
     "namespace-exempt": "Pods of this namespace are never touched",
     "untrusted-creator": "the Pod was not created by a trusted workflow controller",
@@ -45,7 +47,6 @@ SENTENCES: Final[dict[str, str]] = {
     "decision-timeout": "the decision took too long",
     "entries-unavailable": "the database of entries did not answer",
     "kubernetes-unavailable": "the API server did not answer a question that the decision needs",
-    "internal-error": "memopod failed; its log says how",
     "overdue": "nobody decided in time",
     # Reuse.
     "hit": "an identical step ran before, and its outputs are still there",

@@ -1,0 +1,7 @@
+"""`python -m cache_server`."""
+
+import sys
+
+from cache_server.app import main
+
+sys.exit(main())

@@ -1,0 +1,204 @@
+"""The controller: one leader decides for every held Pod, and carries the decision out.
+
+Its state is the cluster itself, so a restart loses nothing: held Pods are listed again, and a Pod
+whose WorkflowTaskResult is already ours is finished before anything else is asked.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+from prometheus_client import Counter, Histogram
+
+from cache_server.decision import Decider, Reuse, Run
+from cache_server.entries import Entries, EntriesUnavailable
+from cache_server.finish import go_forward, is_held, own_result, release
+from cache_server.jobs import Jobs
+from memopod.kube import (
+    TASK_RESULTS,
+    ApiError,
+    Client,
+    Forbidden,
+    Invalid,
+    NotFound,
+    emit,
+)  # fmt: skip
+from memopod.steps import NotAStep, names, read_step
+from memopod.steps.finish import task_result
+from memopod.steps.outputs import is_ours
+from memopod.steps.times import from_text
+
+_log = structlog.get_logger()
+_DECISIONS = Counter("memopod_decisions_total", "Decisions for held Pods.", ["decision", "reason"])
+_SECONDS = Histogram("memopod_decision_seconds", "From a Pod seen to its decision carried out.")
+_CREATE_SECONDS = 2.0
+_UNKNOWN_PAUSE = 0.5
+
+Pod = Mapping[str, Any]
+
+
+class Abandoned(Exception):
+    """Nothing was written, and it is no longer ours to write: a new leader or a sweeper decides."""
+
+
+class Controller:
+    """Decides for the held Pods that `see` hands it, while `leads()` is true."""
+
+    def __init__(
+        self, client: Client, decider: Decider, entries: Entries,
+        *, leads: Callable[[], bool], settle_time: float, late_margin: float, concurrency: int,
+    ) -> None:  # fmt: skip
+        self._client = client
+        self._decider = decider
+        self._entries = entries
+        self._leads = leads
+        self._settle_time = settle_time
+        self._late_margin = late_margin
+        self._jobs = Jobs(concurrency, on_end=self._see_again)
+        self._waiting: dict[str, Pod] = {}
+        self._done: dict[str, str] = {}
+
+    def see(self, pod: Pod) -> None:
+        """Take note of a Pod as it is now. Decides once for each version of it, one task a Pod."""
+        uid = pod["metadata"]["uid"]
+        if not is_held(pod):
+            self.forget(pod)
+            return
+        version = pod["metadata"]["resourceVersion"]
+        if not self._leads() or self._done.get(uid) == version:
+            return
+        self._waiting[uid] = pod
+        if uid not in self._jobs:
+            name = f"decide:{pod['metadata']['namespace']}/{pod['metadata']['name']}"
+            self._jobs.start(uid, name, lambda: self._handle(uid))
+
+    def forget(self, pod: Pod) -> None:
+        """Drop what is remembered of a Pod that is gone, or held no more."""
+        uid = pod["metadata"]["uid"]
+        self._waiting.pop(uid, None)
+        self._done.pop(uid, None)
+
+    async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 (bounds a set of tasks)
+        """Let decisions under way end; those that take longer are cancelled, and others go on."""
+        await self._jobs.drain(timeout)
+
+    def _see_again(self, uid: str) -> None:
+        if uid in self._waiting:
+            self.see(self._waiting.pop(uid))
+
+    async def _handle(self, uid: str) -> None:
+        pod = self._waiting.pop(uid, None)
+        if pod is None or not self._leads():
+            return
+        self._done[uid] = pod["metadata"]["resourceVersion"]
+        try:
+            with _SECONDS.time():
+                await self._decide(pod)
+        except (ApiError, Abandoned) as error:
+            # Nothing was written, or everybody can see what was: the next look at this Pod, the
+            # sweeper or the next leader takes it up.
+            self._done.pop(uid, None)
+            _log.warning("cannot carry out a decision", pod=pod["metadata"]["name"], cause=repr(error))
+
+    async def _decide(self, pod: Pod) -> None:
+        try:
+            step = read_step(pod)
+        except NotAStep as error:
+            await self._run(pod, Run(reason=error.reason))
+            return
+        result = await own_result(self._client, step)
+        if result is not None:
+            await self._forward(pod, result)
+            return
+        decision = await self._decider.decide(pod)
+        if isinstance(decision, Reuse) and not self._in_time(pod):
+            decision = Run(reason="too-late")
+        if isinstance(decision, Reuse):
+            await self._reuse(pod, decision)
+        else:
+            await self._run(pod, decision)
+
+    def _in_time(self, pod: Pod) -> bool:
+        until = from_text((pod["metadata"].get("annotations") or {}).get(names.HOLD_UNTIL))
+        return until is not None and (until - datetime.now(UTC)).total_seconds() > self._late_margin
+
+    async def _run(self, pod: Pod, decision: Run) -> None:
+        if not self._leads():
+            return
+        if await release(self._client, pod, reason=decision.reason, evidence=decision.evidence):
+            _DECISIONS.labels(names.RUN, decision.reason).inc()
+            _log.info("released", pod=pod["metadata"]["name"], reason=decision.reason)
+
+    async def _reuse(self, pod: Pod, decision: Reuse) -> None:
+        if not self._leads():
+            return
+        entry = decision.entry
+        wanted = task_result(
+            decision.step, decision.outputs,
+            entry=entry.id, source_pod=entry.pod_name,
+            source_execution=f"{entry.workflow_uid}/{entry.node_id}",
+        )  # fmt: skip
+        try:
+            result = await self._write_result(wanted, pod)
+        except (Forbidden, Invalid, NotFound) as error:
+            _log.warning("the WorkflowTaskResult was refused", cause=error.reason)
+            await self._run(pod, Run(reason="result-refused"))
+            return
+        if not is_ours(result):
+            await self._run(pod, Run(reason="result-exists"))
+            return
+        await asyncio.sleep(self._settle_time)
+        await self._forward(pod, result)
+
+    async def _write_result(self, wanted: dict[str, Any], pod: Pod) -> Mapping[str, Any]:
+        """Create the WorkflowTaskResult; the one that is there in the end is returned.
+
+        When no answer came it may or may not have been written, and until that is known the Pod can
+        neither be released nor finished: asks until somebody answers.
+        """
+        metadata = wanted["metadata"]
+        while True:
+            try:
+                return await self._client.create(
+                    TASK_RESULTS, wanted, namespace=metadata["namespace"], timeout=_CREATE_SECONDS
+                )
+            except (Forbidden, Invalid, NotFound):
+                raise
+            except ApiError as error:
+                _log.info("is the WorkflowTaskResult there?", cause=error.reason)
+            found = await self._find(metadata)
+            if found is not None:
+                return found
+            if not self._leads() or not self._in_time(pod):
+                raise Abandoned
+
+    async def _find(self, metadata: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        while True:
+            try:
+                return await self._client.get(
+                    TASK_RESULTS, metadata["name"], namespace=metadata["namespace"],
+                    timeout=_CREATE_SECONDS,
+                )  # fmt: skip
+            except NotFound:
+                return None
+            except ApiError as error:
+                _log.info("asking again for a WorkflowTaskResult", cause=error.reason)
+            await asyncio.sleep(_UNKNOWN_PAUSE)
+
+    async def _forward(self, pod: Pod, result: Mapping[str, Any]) -> None:
+        if not await go_forward(self._client, pod, result):
+            return
+        entry = result["metadata"]["labels"][names.ENTRY]
+        source = (result["metadata"].get("annotations") or {}).get(names.SOURCE_POD, "an earlier run")
+        _DECISIONS.labels(names.REUSE, "hit").inc()
+        _log.info("reused", pod=pod["metadata"]["name"], entry=entry, source=source)
+        await emit(
+            self._client, dict(pod), reason="Reused", component="memopod",
+            message=f"finished with the outputs of {source}; no container ran",
+        )  # fmt: skip
+        try:
+            await self._entries.used(entry, datetime.now(UTC))
+        except EntriesUnavailable as error:
+            _log.warning("a use was not counted", entry=entry, cause=str(error))

@@ -1,0 +1,142 @@
+"""The decision for one held Pod: reuse an entry, or run, and why. Reads, and writes nothing."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+
+from cache_server.artifacts import Artifacts, ArtifactStoreUnavailable, unchanged
+from cache_server.entries import Entries, EntriesUnavailable, Entry
+from cache_server.identity import Identifier, Identity
+from memopod.kube import ApiError
+from memopod.steps import NotAStep, OutputsMismatch, Step, names, read_step
+from memopod.steps.key import Unkeyable
+from memopod.steps.outputs import fill_declared
+from memopod.steps.seal import is_sealed
+from memopod.steps.staleness import effective, is_fresh, requested
+from memopod.steps.times import from_text
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reuse:
+    """Finish the Pod with these outputs (Argo's shape) of this entry."""
+
+    step: Step
+    entry: Entry
+    outputs: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """Let the step run. `reason` is a slug; `evidence` what the step can read now, if that is known."""
+
+    reason: str
+    evidence: str | None = None
+
+
+Decision = Reuse | Run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecisionRules:
+    """What a cluster sets. Times are seconds; None is no limit."""
+
+    secret: bytes
+    check: str
+    timeout: float
+    default_staleness: float | None
+    maximum_staleness: float | None
+
+
+class Decider:
+    """Decides for held Pods, each within the deadline of its rules, and never raises for one of them."""
+
+    def __init__(
+        self, identifier: Identifier, entries: Entries, artifacts: Artifacts, rules: DecisionRules
+    ) -> None:
+        self._identifier = identifier
+        self._entries = entries
+        self._artifacts = artifacts
+        self._rules = rules
+
+    async def decide(self, pod: Mapping[str, Any]) -> Decision:
+        """Decide for one Pod. When in doubt, it runs."""
+        evidence: list[str] = []
+        try:
+            async with asyncio.timeout(self._rules.timeout):
+                return await self._decide(pod, evidence)
+        except (NotAStep, Unkeyable) as error:
+            return Run(reason=error.reason)
+        except TimeoutError:
+            reason = "decision-timeout"
+        except EntriesUnavailable:
+            reason = "entries-unavailable"
+        except ArtifactStoreUnavailable:
+            reason = "outputs-unchecked" if evidence else "input-unknown"
+        except ApiError:
+            reason = "kubernetes-unavailable"
+        return Run(reason=reason, evidence=evidence[0] if evidence else None)
+
+    async def _decide(self, pod: Mapping[str, Any], evidence: list[str]) -> Decision:
+        step = read_step(pod)
+        if not self.is_sealed(step):
+            return Run(reason="seal-invalid")
+        identity = await self._identifier.identify(step)
+        evidence.append(identity.evidence)
+        entry = await self._entries.find(step.namespace, identity.key.digest)
+        reason = self._unfit(identity.step, entry)
+        if entry is None or reason:
+            return Run(reason=reason or "miss", evidence=identity.evidence)
+        return await self._reuse(identity, entry)
+
+    def is_sealed(self, step: Step) -> bool:
+        """Whether the Pod's seal is valid: our webhook marked it when it was created."""
+        key = step.annotations.get(names.KEY, "")
+        created = from_text(step.pod["metadata"].get("creationTimestamp"))
+        seal = step.annotations.get(names.SEAL)
+        return created is not None and is_sealed(self._rules.secret, step, key, seal, created.timestamp())
+
+    def _unfit(self, step: Step, entry: Entry | None) -> str | None:
+        """Why no entry may be reused: none there, too old, or reuse disabled."""
+        limit = effective(
+            requested(step.annotations),
+            default=self._rules.default_staleness,
+            cap=self._rules.maximum_staleness,
+        )
+        if limit == 0:
+            return "disabled"
+        if entry is None:
+            return "miss"
+        age = (datetime.now(UTC) - entry.finished_at).total_seconds()
+        return None if is_fresh(age, limit, entry.max_staleness_seconds) else "stale"
+
+    async def _reuse(self, identity: Identity, entry: Entry) -> Decision:
+        try:
+            outputs = fill_declared(identity.step, entry.outputs)
+        except OutputsMismatch:
+            return Run(reason="outputs-mismatch", evidence=identity.evidence)
+        reason = await self._check(entry)
+        if reason:
+            return Run(reason=reason, evidence=identity.evidence)
+        return Reuse(step=identity.step, entry=entry, outputs=outputs)
+
+    async def _check(self, entry: Entry) -> str | None:
+        """Ask the object stores whether all outputs are there, unchanged; a slug if they are not."""
+        if self._rules.check == "off" or not entry.outputs.artifacts:
+            return None
+        for artifact in entry.outputs.artifacts:
+            try:
+                state = await self._artifacts.describe(artifact.location)
+            except ArtifactStoreUnavailable:
+                if self._rules.check == "require":
+                    return "outputs-unchecked"
+                continue
+            if not unchanged(artifact, state):
+                await self._entries.retire(entry.id, "outputs-gone")
+                return "outputs-gone"
+        return None

@@ -1,0 +1,138 @@
+"""Writes on a held Pod: lifting its gate, and the way forward once a WorkflowTaskResult of ours exists.
+
+Whoever finds a WorkflowTaskResult of memopod's goes forward: the Pod is finished, whatever it takes.
+No gate is ever lifted while one exists.
+"""
+
+import asyncio
+import random
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+
+from memopod.kube import (
+    PODS,
+    TASK_RESULTS,
+    ApiError,
+    Client,
+    Conflict,
+    Invalid,
+    NotFound,
+    Unavailable,
+    set_metadata_ops,
+)  # fmt: skip
+from memopod.steps import Step, names
+from memopod.steps.finish import finished_patch
+from memopod.steps.outputs import is_ours
+from memopod.steps.times import to_seconds_text
+
+_log = structlog.get_logger()
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
+_CALL_SECONDS = 2.0
+"""Deadline of one call: well inside the margin that is kept before a Pod may be released."""
+_FINISHED = ("Succeeded", "Failed")
+
+Pod = Mapping[str, Any]
+
+
+def is_held(pod: Pod) -> bool:
+    """Whether the Pod still waits behind memopod's gate."""
+    gates = pod["spec"].get("schedulingGates") or ()
+    phase = (pod.get("status") or {}).get("phase")
+    return phase not in _FINISHED and any(gate.get("name") == names.GATE for gate in gates)
+
+
+async def own_result(client: Client, step: Step) -> Mapping[str, Any] | None:
+    """The WorkflowTaskResult of this step if memopod wrote it. Raises ApiError when that is unknown."""
+    try:
+        result = await client.get(TASK_RESULTS, step.node_id, namespace=step.namespace, timeout=_CALL_SECONDS)
+    except NotFound:
+        return None
+    return result if is_ours(result) else None
+
+
+async def go_forward(client: Client, pod: Pod, result: Mapping[str, Any]) -> bool:
+    """Finish a Pod whose WorkflowTaskResult is ours; True if it is finished, False if it is gone.
+
+    Tries until one of the two is so, or until it is cancelled: the next leader, a sweeper or the
+    janitor then goes on from here.
+    """
+    pause = _FIRST_PAUSE
+    while True:
+        try:
+            if not is_held(pod):
+                return True
+            await _finish_once(client, pod, result)
+            return True
+        except NotFound:
+            return False
+        except (Conflict, Unavailable) as error:
+            _log.info("finishing a Pod again", pod=pod["metadata"]["name"], cause=error.reason)
+        await asyncio.sleep(pause * (1 + random.random()))  # noqa: S311 (jitter)
+        pause = min(pause * 2, _LONGEST_PAUSE)
+        current = await _read(client, pod)
+        if current is None:
+            return False
+        pod = current or pod
+
+
+async def _finish_once(client: Client, pod: Pod, result: Mapping[str, Any]) -> None:
+    patch = finished_patch(pod, result, at=to_seconds_text(datetime.now(UTC)))
+    metadata = pod["metadata"]
+    await client.patch(
+        PODS, metadata["name"], patch,
+        namespace=metadata["namespace"], subresource="status", timeout=_CALL_SECONDS,
+    )  # fmt: skip
+
+
+async def _read(client: Client, pod: Pod) -> dict[str, Any] | None:
+    """The Pod as it is now; None if it is gone (a namesake with another UID is not it), {} if unknown."""
+    metadata = pod["metadata"]
+    try:
+        current = await client.get(
+            PODS, metadata["name"], namespace=metadata["namespace"], timeout=_CALL_SECONDS
+        )
+    except NotFound:
+        return None
+    except Unavailable:
+        return {}
+    return current if current["metadata"]["uid"] == metadata["uid"] else None
+
+
+async def release(client: Client, pod: Pod, *, reason: str, evidence: str | None = None) -> bool:
+    """Lift the gate: one patch, on the Pod as it was read. Raises ApiError.
+
+    True if the Pod may run now, False if it changed in between (then somebody looks at it again).
+    Other controllers' gates stay.
+    """
+    metadata = pod["metadata"]
+    gates = pod["spec"].get("schedulingGates") or []
+    position = next((i for i, gate in enumerate(gates) if gate.get("name") == names.GATE), None)
+    if position is None:
+        return True
+    marks = {names.DECISION: names.RUN, names.REASON: reason}
+    if evidence is not None:
+        marks[names.INPUTS] = evidence
+    gate = f"/spec/schedulingGates/{position}"
+    patch = [
+        {"op": "test", "path": "/metadata/uid", "value": metadata["uid"]},
+        {"op": "test", "path": "/metadata/resourceVersion", "value": metadata["resourceVersion"]},
+        {"op": "test", "path": f"{gate}/name", "value": names.GATE},
+        {"op": "remove", "path": gate},
+        *set_metadata_ops(metadata, labels={names.STEP_LABEL: names.RELEASED}, annotations=marks),
+    ]
+    try:
+        await client.patch(
+            PODS, metadata["name"], patch, namespace=metadata["namespace"], timeout=_CALL_SECONDS
+        )
+    except NotFound:
+        return True
+    except (Conflict, Invalid):
+        # A failed `test` is 422 on a real API server, a write that overtook this one 409.
+        return False
+    return True
+
+
+__all__ = ["ApiError", "go_forward", "is_held", "own_result", "release"]

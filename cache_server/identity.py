@@ -1,0 +1,119 @@
+"""Who a step is: its entry key, with what must be asked for (ConfigMaps, object stores, entries)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cache_server.artifacts import Artifacts
+from cache_server.entries import Entries
+from cache_server.webhook import decode_template
+from memopod.kube import CONFIG_MAPS, Client, Forbidden, NotFound
+from memopod.steps import Step, names
+from memopod.steps.argo import NotAStep
+from memopod.steps.argo import decode_template as decode_checked
+from memopod.steps.inputs import (
+    InputArtifact,
+    config_map_content,
+    config_maps,
+    ignored_inputs,
+    input_artifacts,
+    names_run,
+    offload_name,
+)  # fmt: skip
+from memopod.steps.key import Key, KeyRules, Unkeyable, entry_key, evidence, with_template
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """A step with its whole template, its entry key, and the evidence of what it could read.
+
+    `fixed`: nothing that the step reads from outside its Pod can change, so no evidence is needed.
+    """
+
+    step: Step
+    key: Key
+    evidence: str
+    fixed: bool
+
+
+class Identifier:
+    """Tells who a step is."""
+
+    def __init__(self, client: Client, artifacts: Artifacts, entries: Entries, rules: KeyRules) -> None:
+        self._client = client
+        self._artifacts = artifacts
+        self._entries = entries
+        self._rules = rules
+
+    async def identify(self, step: Step) -> Identity:
+        """Read what enters the step's entry key.
+
+        Raises Unkeyable when there is no key; kube.ApiError, ArtifactStoreUnavailable or
+        EntriesUnavailable when somebody did not answer.
+        """
+        known: dict[str, Any] = {}
+        versions: dict[str, Any] = {}
+        step = await self._with_offloaded(step, known, versions)
+        for name, use in sorted(config_maps(step, self._rules).items()):
+            config_map = await self._config_map(step.namespace, name, optional=use.optional)
+            known[f"configmap.{name}"] = config_map and config_map_content(use, config_map)
+            versions[f"configmap.{name}"] = _version(config_map)
+        for artifact in input_artifacts(step):
+            known[f"input.{artifact.name}"] = await self._artifact_identity(step, artifact)
+        ignored = ignored_inputs(step)
+        if ignored:
+            known["ignored-inputs"] = sorted(ignored)
+        fixed = not any(name.startswith(("configmap.", "offloaded", "input.")) for name in known)
+        key = entry_key(step, known, self._rules)
+        return Identity(step=step, key=key, evidence=evidence(key, versions), fixed=fixed)
+
+    async def _with_offloaded(self, step: Step, known: dict[str, Any], versions: dict[str, Any]) -> Step:
+        """The step with the template that Argo put into a ConfigMap; `known` gets the arguments."""
+        name = offload_name(step)
+        if name is None:
+            return step
+        config_map = await self._config_map(step.namespace, name, optional=False)
+        data: Mapping[str, str] = (config_map or {}).get("data") or {}
+        versions["offloaded"] = _version(config_map)
+        known["offloaded.args"] = data.get(names.ENV_ARGS_FILE)
+        if step.template is not None:
+            return step
+        try:
+            return with_template(step, decode_checked(data.get(names.ENV_TEMPLATE, ""), decode_template))
+        except NotAStep as error:
+            raise Unkeyable(error.reason) from error
+
+    async def _config_map(self, namespace: str, name: str, *, optional: bool) -> Mapping[str, Any] | None:
+        try:
+            return await self._client.get(CONFIG_MAPS, name, namespace=namespace)
+        except NotFound as error:
+            if optional:
+                return None
+            raise Unkeyable("configmap-unreadable") from error
+        except Forbidden as error:
+            raise Unkeyable("configmap-unreadable") from error
+
+    async def _artifact_identity(self, step: Step, artifact: InputArtifact) -> Any:
+        """Identity of an input, the strongest that can be told.
+
+        Its content; else its location and the version there; else its location and the entry that
+        produced it, where the location is that run's own. Raises Unkeyable when there is none.
+        """
+        location = artifact.location
+        if self._artifacts.knows(location):
+            state = await self._artifacts.describe(location)
+            if state is None:
+                raise Unkeyable("input-unknown")
+            if state.content:
+                return ["content", state.content, state.size]
+            if state.etag:
+                return ["version", location.endpoint, location.uri, state.etag, state.size]
+        producer = await self._entries.producer(step.namespace, location)
+        if producer and names_run(location, producer.workflow, producer.pod_name):
+            return ["produced", location.endpoint, location.uri, producer.id]
+        raise Unkeyable("input-unknown")
+
+
+def _version(config_map: Mapping[str, Any] | None) -> list[Any]:
+    metadata = (config_map or {}).get("metadata") or {}
+    return [metadata.get("uid"), metadata.get("resourceVersion")]

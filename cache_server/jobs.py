@@ -1,0 +1,50 @@
+"""Tasks that belong to somebody: named, one a key, their failures told, all ended at shutdown."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import structlog
+
+_log = structlog.get_logger()
+
+
+class Jobs:
+    """Runs at most one task for each key, and `concurrency` of them at once; the others wait.
+
+    The number of waiting tasks is bounded by the number of Pods that the informers hold.
+    """
+
+    def __init__(self, concurrency: int, *, on_end: Callable[[str], None] = lambda _key: None) -> None:
+        self._slots = asyncio.Semaphore(concurrency)
+        self._on_end = on_end
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._tasks
+
+    def start(self, key: str, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Start `work()` under `key`, which must not be running."""
+        task = asyncio.create_task(self._run(work), name=name)
+        self._tasks[key] = task
+        task.add_done_callback(lambda ended: self._ended(key, ended))
+
+    async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 (bounds a set of tasks)
+        """Let tasks end by themselves for so many seconds, then cancel the rest."""
+        tasks = list(self._tasks.values())
+        if not tasks:
+            return
+        _, late = await asyncio.wait(tasks, timeout=timeout)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
+
+    async def _run(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        async with self._slots:
+            await work()
+
+    def _ended(self, key: str, task: "asyncio.Task[None]") -> None:
+        del self._tasks[key]
+        if not task.cancelled() and task.exception() is not None:
+            _log.error("a task failed", task=task.get_name(), exc_info=task.exception())
+        self._on_end(key)

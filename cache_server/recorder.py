@@ -1,0 +1,164 @@
+"""The recorder: a step that ran and succeeded becomes an entry, if everything about it is certain."""
+
+import asyncio
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+from prometheus_client import Counter
+
+from cache_server.artifacts import Artifacts, ArtifactStoreUnavailable
+from cache_server.decision import Decider
+from cache_server.entries import Entries, EntriesUnavailable, Entry
+from cache_server.identity import Identifier, Identity
+from cache_server.jobs import Jobs
+from cache_server.recording import (
+    Execution,
+    NotRecordable,
+    check_evidence,
+    check_lifetime,
+    execution_of,
+    is_candidate,
+)  # fmt: skip
+from memopod.kube import WORKFLOWS, ApiError, Client, NotFound, fetch_outputs
+from memopod.steps import NotAStep, Outputs, OutputsMismatch, Step, read_step
+from memopod.steps.key import KEY_VERSION, KeyRules, Unkeyable, base_key
+from memopod.steps.outputs import NodesOffloaded, declared, select_declared
+from memopod.steps.staleness import requested
+
+_log = structlog.get_logger()
+_RECORDED = Counter("memopod_recorded_total", "Steps that ran, by what became of them.", ["result"])
+_FIRST_PAUSE, _LONGEST_PAUSE, _PATIENCE = 0.1, 5.0, 120.0
+"""Seconds: between tries, at most, and how long outputs may be late or a database away."""
+
+
+class Recorder:
+    """Turns the Pods that `see` hands it into entries, while `leads()` is true."""
+
+    def __init__(
+        self, client: Client, identifier: Identifier, entries: Entries, artifacts: Artifacts,
+        decider: Decider, rules: KeyRules, *, leads: Callable[[], bool], concurrency: int,
+    ) -> None:  # fmt: skip
+        self._client = client
+        self._identifier = identifier
+        self._entries = entries
+        self._artifacts = artifacts
+        self._decider = decider
+        self._rules = rules
+        self._leads = leads
+        self._jobs = Jobs(concurrency)
+        self._seen: set[str] = set()
+
+    def see(self, pod: Mapping[str, Any]) -> None:
+        """Take note of a Pod as it is now; the first time it is a candidate, it is recorded."""
+        uid = pod["metadata"]["uid"]
+        if uid in self._seen or uid in self._jobs or not is_candidate(pod) or not self._leads():
+            return
+        self._seen.add(uid)
+        name = f"record:{pod['metadata']['namespace']}/{pod['metadata']['name']}"
+        self._jobs.start(uid, name, lambda: self._record_patiently(pod))
+
+    def forget(self, pod: Mapping[str, Any]) -> None:
+        """Drop what is remembered of a Pod that is gone; recording it goes on if it has begun."""
+        self._seen.discard(pod["metadata"]["uid"])
+
+    async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 (bounds a set of tasks)
+        """Let recordings under way end; those that take longer are taken up by the next leader."""
+        await self._jobs.drain(timeout)
+
+    async def _record_patiently(self, pod: Mapping[str, Any]) -> None:
+        """Try until it is recorded, or certain that it cannot be, or the patience is at its end."""
+        pause = _FIRST_PAUSE
+        name = pod["metadata"]["name"]
+        deadline = asyncio.get_running_loop().time() + _PATIENCE
+        while True:
+            try:
+                result = await self._record(pod)
+            except (NotRecordable, NotAStep, Unkeyable, OutputsMismatch, NodesOffloaded) as error:
+                result = "refused"
+                _log.info("not recorded", pod=name, reason=str(error))
+            except (ApiError, EntriesUnavailable, ArtifactStoreUnavailable) as error:
+                result = "unavailable"
+                _log.info("recording again", pod=name, cause=type(error).__name__)
+            if result not in ("unavailable", "incomplete"):
+                break
+            if asyncio.get_running_loop().time() > deadline:
+                _log.warning("not recorded", pod=name, reason=result)
+                break
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE)
+        _RECORDED.labels(result).inc()
+
+    async def _record(self, pod: Mapping[str, Any]) -> str:
+        step = read_step(pod)
+        execution = execution_of(step)
+        if not self._decider.is_sealed(step):
+            raise NotRecordable("its seal is missing or not valid")
+        if await self._entries.recorded(step.pod_uid):
+            return "known"
+        identity = await self._identifier.identify(step)
+        base = base_key(step, self._rules).digest
+        check_evidence(step, base=base, evidence=identity.evidence, fixed=identity.fixed)
+        outputs = await fetch_outputs(self._client, identity.step)
+        if outputs is None:
+            return "incomplete"
+        outputs = await self._described(select_declared(identity.step, outputs))
+        check_lifetime(identity.step, await self._workflow(identity.step))
+        if not self._leads():
+            return "not-leading"
+        stored = await self._entries.put(_entry(identity, execution, outputs))
+        if stored:
+            _log.info("recorded", pod=step.pod_name, template=identity.step.template_name)
+        return "recorded" if stored else "superseded"
+
+    async def _described(self, outputs: Outputs) -> Outputs:
+        """The outputs with what the object store says of each artifact now."""
+        described = []
+        for artifact in outputs.artifacts:
+            if not self._artifacts.knows(artifact.location):
+                described.append(artifact)
+                continue
+            state = await self._artifacts.describe(artifact.location)
+            if state is None:
+                raise NotRecordable("an output artifact is not where the step reported it")
+            described.append(replace(artifact, size=state.size, etag=state.etag, digest=state.content))
+        return replace(outputs, artifacts=tuple(described))
+
+    async def _workflow(self, step: Step) -> Mapping[str, Any] | None:
+        if not declared(step.template or {}, "artifacts"):
+            return None
+        try:
+            workflow = await self._client.get(WORKFLOWS, step.workflow, namespace=step.namespace)
+        except NotFound:
+            return None
+        return workflow if workflow["metadata"]["uid"] == step.workflow_uid else None
+
+
+def _entry(identity: Identity, execution: Execution, outputs: Outputs) -> Entry:
+    step = identity.step
+    limit = requested(step.annotations)
+    return Entry(
+        id=uuid.uuid4().hex,
+        namespace=step.namespace,
+        key=identity.key.digest,
+        key_version=KEY_VERSION,
+        components=identity.key.components,
+        template_name=step.template_name,
+        workflow=step.workflow,
+        workflow_uid=step.workflow_uid,
+        node_id=step.node_id,
+        pod_name=step.pod_name,
+        pod_uid=step.pod_uid,
+        image_id=execution.image_id,
+        outputs=outputs,
+        execution_id=None,
+        started_at=execution.started_at,
+        finished_at=execution.finished_at,
+        recorded_at=datetime.now(UTC),
+        last_used_at=None,
+        uses=0,
+        max_staleness_seconds=None if limit is None else int(limit),
+    )

@@ -1,0 +1,88 @@
+"""Whether a step that ran may become an entry: pure rules, each with its reason."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from memopod.steps import Step, names
+from memopod.steps.outputs import declared
+from memopod.steps.times import from_text
+
+_GARBAGE_COLLECTED = ("OnWorkflowCompletion", "OnWorkflowDeletion")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Execution:
+    """What was seen of a step's own program: when it ran, and which image."""
+
+    started_at: datetime
+    finished_at: datetime
+    image_id: str
+
+
+class NotRecordable(ValueError):
+    """The step does not become an entry. The message says why, and names no values."""
+
+
+def is_candidate(pod: Mapping[str, Any]) -> bool:
+    """Whether a Pod may be one of a step that was released, ran and succeeded."""
+    labels = pod["metadata"].get("labels") or {}
+    succeeded = (pod.get("status") or {}).get("phase") == "Succeeded"
+    return succeeded and labels.get(names.STEP_LABEL) == names.RELEASED
+
+
+def execution_of(step: Step) -> Execution:
+    """What ran, as the kubelet reported it. Raises NotRecordable unless it was seen to run and succeed."""
+    status = step.pod.get("status") or {}
+    if status.get("phase") != "Succeeded" or not step.pod["spec"].get("nodeName"):
+        raise NotRecordable("the Pod was not seen to run on a node and succeed")
+    for container in status.get("containerStatuses") or ():
+        ended = (container.get("state") or {}).get("terminated") or {}
+        if ended.get("exitCode") != 0:
+            raise NotRecordable("a container did not end with exit code 0")
+    main = _main_status(status)
+    ended = (main.get("state") or {}).get("terminated") or {}
+    started, finished = from_text(ended.get("startedAt")), from_text(ended.get("finishedAt"))
+    if not (main.get("containerID") or ended.get("containerID")) or not started or not finished:
+        raise NotRecordable("the kubelet did not report that the step's program ran")
+    return Execution(started_at=started, finished_at=finished, image_id=str(main.get("imageID") or ""))
+
+
+def _main_status(status: Mapping[str, Any]) -> Mapping[str, Any]:
+    statuses = status.get("containerStatuses") or ()
+    return next((c for c in statuses if c.get("name") == "main"), {})
+
+
+def check_evidence(step: Step, *, base: str, evidence: str, fixed: bool) -> None:
+    """Compare what the step could read when it was released with what it could read at its end.
+
+    `base` is the base key computed now. A step that nobody decided for carries no evidence: it is
+    taken only if all that it reads is in its Pod (`fixed`), and that is as it was admitted.
+    Raises NotRecordable.
+    """
+    at_release = step.annotations.get(names.INPUTS)
+    if at_release is None:
+        if not fixed:
+            raise NotRecordable("nobody saw what the step could read when it started")
+        if base != step.annotations.get(names.KEY):
+            raise NotRecordable("the Pod was changed after its admission")
+    elif at_release != evidence:
+        raise NotRecordable("something that the step could read changed while it ran")
+
+
+def check_lifetime(step: Step, workflow: Mapping[str, Any] | None) -> None:
+    """Raise NotRecordable if Argo will delete an output artifact together with its workflow.
+
+    `workflow` may be None only for a step without output artifacts.
+    """
+    artifacts = declared(step.template or {}, "artifacts")
+    if not artifacts:
+        return
+    if workflow is None:
+        raise NotRecordable("the Workflow is gone, and with it what it says of its artifacts")
+    default = ((workflow.get("spec") or {}).get("artifactGC") or {}).get("strategy")
+    for artifact in artifacts:
+        strategy = (artifact.get("artifactGC") or {}).get("strategy") or default
+        if strategy in _GARBAGE_COLLECTED:
+            raise NotRecordable("Argo deletes an output artifact together with its workflow")

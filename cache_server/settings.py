@@ -1,0 +1,86 @@
+"""Settings of the cache server and of the janitor."""
+
+from dataclasses import dataclass
+
+from memopod.service import setting
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JanitorSettings:
+    """What the janitor needs, and the cache server too."""
+
+    kubeconfig: str = setting(
+        "", "Path of a kubeconfig. Empty: $KUBECONFIG, ~/.kube/config, else the Pod's own account."
+    )
+    watch_namespace: str = setting(
+        "", "Namespace whose Pods are served; empty for all.", aliases=["--namespace_to_watch"]
+    )
+    health_host: str = setting("0.0.0.0", "Address of /healthz, /readyz and /metrics.")  # noqa: S104
+    health_port: int = setting(9094, "Port of /healthz, /readyz and /metrics; 0 picks a free one.")
+    log_level: str = setting("info", "debug, info, warning or error.")
+    claim_wait: float = setting(
+        2.0, "Seconds between claiming an overdue Pod and releasing it: a write under way shows by then."
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings(JanitorSettings):
+    """Everything that can be set. Flags win over the environment (MEMOPOD_CACHE_...)."""
+
+    listen_host: str = setting("0.0.0.0", "Address of the webhook.")  # noqa: S104
+    listen_port: int = setting(8443, "Port of the webhook (HTTPS); 0 picks a free one.")
+    tls_cert_file: str = setting(
+        "/etc/webhook/certs/cert.pem", "Certificate chain of the webhook, PEM.",
+        aliases=["--tls_cert_filename"],
+    )  # fmt: skip
+    tls_key_file: str = setting(
+        "/etc/webhook/certs/key.pem", "Private key of the webhook, PEM.", aliases=["--tls_key_filename"]
+    )
+    database: str = setting("", "Database of entries, as sqlite:///PATH.")
+    seal_key_file: str = setting("", "File with the secret (32 bytes or more) that seals keys.")
+    trusted_creators: tuple[str, ...] = setting(
+        ("system:serviceaccount:argo:argo", "system:serviceaccount:kubeflow:argo"),
+        "Users whose Pods are held: the accounts of workflow controllers.",
+    )
+    lease_namespace: str = setting("memopod", "Namespace of the leader's Lease.")
+    lease_name: str = setting("memopod-cache-controller", "Name of the leader's Lease.")
+    hold_timeout: float = setting(
+        30.0, "Seconds that a Pod is held at most when nobody decides. A restart fits into it."
+    )
+    decision_timeout: float = setting(
+        5.0, "Seconds that a decision may take, slow databases included; then the step runs."
+    )
+    settle_time: float = setting(
+        0.5,
+        "Seconds between the WorkflowTaskResult and the Pod's status: Argo's two watches are not ordered.",
+    )
+    late_margin: float = setting(5.0, "No reuse starts later than this many seconds before hold-until.")
+    concurrency: int = setting(32, "Decisions under way at once.")
+    object_store: tuple[str, ...] = setting(
+        (), "Object stores to check outputs in, each ENDPOINT/BUCKET=URL (s3://, gs://, az://, file://)."
+    )
+    artifact_check: str = setting(
+        "auto",
+        "require: outputs must be found unchanged; best-effort: a store that cannot be asked is no "
+        "miss; off; auto: require where an object store is set, else off.",
+    )
+    default_staleness: str = setting(
+        "", "ISO 8601 duration that an entry may be old by default; empty for no limit.",
+        env=["DEFAULT_CACHE_STALENESS"],
+    )  # fmt: skip
+    maximum_staleness: str = setting(
+        "", "ISO 8601 duration that no entry may exceed; empty for no limit.",
+        env=["MAXIMUM_CACHE_STALENESS"],
+    )  # fmt: skip
+    ignored_sidecars: tuple[str, ...] = setting(
+        (), "Names of containers that are no part of a key: sidecars that a service mesh injects."
+    )
+
+    def __post_init__(self) -> None:
+        choices = ("auto", "require", "best-effort", "off")
+        if self.artifact_check not in choices:
+            raise ValueError(
+                f"--artifact-check: expected one of {', '.join(choices)}, got {self.artifact_check!r}"
+            )
+        if not 0 < self.late_margin < self.hold_timeout:
+            raise ValueError("--late-margin must be above 0 and below --hold-timeout")

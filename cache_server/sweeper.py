@@ -1,0 +1,111 @@
+"""The sweeper: no Pod is held for long after its `hold-until`, whatever happened to the leader.
+
+Runs in every replica, and in the janitor, which shares none of their fate. To release an overdue Pod
+one first *claims* it (an annotation, written with the Pod's resourceVersion), waits, and looks for a
+WorkflowTaskResult of ours: a leader that was writing one has done so by then, since it starts none
+that late. If there is one the Pod is finished, else the gate is lifted.
+"""
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+
+import structlog
+from prometheus_client import Counter
+
+from cache_server.finish import go_forward, is_held, own_result, release
+from cache_server.jobs import Jobs
+from memopod.kube import PODS, ApiError, Client, Conflict, Invalid, NotFound, set_metadata_ops
+from memopod.steps import NotAStep, names, read_step
+from memopod.steps.times import from_text, to_text
+
+_log = structlog.get_logger()
+_SWEPT = Counter("memopod_overdue_total", "Pods that were held too long, by what was done.", ["action"])
+_CLAIM_LIFETIME = timedelta(seconds=15)
+"""A claim that led to nothing in this time is void: whoever made it is gone."""
+
+Pod = Mapping[str, Any]
+
+
+def overdue(pods: Iterable[Pod], now: datetime, grace: timedelta) -> list[Pod]:
+    """Held Pods that are `grace` past their time and that nobody claimed lately. A Pod without a
+    readable time is overdue: nobody could release it otherwise.
+    """
+    late = []
+    for pod in pods:
+        annotations = pod["metadata"].get("annotations") or {}
+        until = from_text(annotations.get(names.HOLD_UNTIL))
+        claimed = from_text(str(annotations.get(names.CLAIMED_BY, "")).rpartition("/")[2])
+        if not is_held(pod) or (until is not None and now < until + grace):
+            continue
+        if claimed is None or now > claimed + _CLAIM_LIFETIME:
+            late.append(pod)
+    return late
+
+
+class Sweeper:
+    """Lets go of overdue Pods, some at a time."""
+
+    def __init__(
+        self, client: Client, *, identity: str, claim_wait: float, grace: float = 0.0, concurrency: int = 16
+    ) -> None:
+        self._client = client
+        self._identity = identity
+        self._claim_wait = claim_wait
+        self._grace = timedelta(seconds=grace)
+        self._jobs = Jobs(concurrency)
+
+    def sweep(self, pods: Iterable[Pod]) -> None:
+        """Take up all Pods that are overdue now; one that cannot be let go is taken up again later."""
+        for pod in overdue(pods, datetime.now(UTC), self._grace):
+            uid = pod["metadata"]["uid"]
+            if uid not in self._jobs:
+                self._jobs.start(uid, f"sweep:{pod['metadata']['name']}", partial(self._handle, pod))
+
+    async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 (bounds a set of tasks)
+        """Let releases under way end; those that take longer are taken up by another sweeper."""
+        await self._jobs.drain(timeout)
+
+    async def _handle(self, pod: Pod) -> None:
+        try:
+            action = await self._let_go(pod)
+        except ApiError as error:
+            action = "failed"
+            _log.warning("cannot let an overdue Pod go", pod=pod["metadata"]["name"], cause=str(error))
+        _SWEPT.labels(action).inc()
+
+    async def _let_go(self, pod: Pod) -> str:
+        claimed = await self._claim(pod)
+        if claimed is None:
+            return "taken"
+        await asyncio.sleep(self._claim_wait)
+        try:
+            step = read_step(claimed)
+        except NotAStep:
+            result = None
+        else:
+            result = await own_result(self._client, step)
+        if result is not None:
+            await go_forward(self._client, claimed, result)
+            _log.info("finished an overdue Pod", pod=pod["metadata"]["name"])
+            return "finished"
+        if await release(self._client, claimed, reason="overdue"):
+            _log.warning("released an overdue Pod", pod=pod["metadata"]["name"])
+            return "released"
+        return "taken"
+
+    async def _claim(self, pod: Pod) -> dict[str, Any] | None:
+        """Write our claim on the Pod as it was read; None if it changed in between."""
+        metadata = pod["metadata"]
+        claim = f"{self._identity}/{to_text(datetime.now(UTC))}"
+        patch = [
+            {"op": "test", "path": "/metadata/uid", "value": metadata["uid"]},
+            {"op": "test", "path": "/metadata/resourceVersion", "value": metadata["resourceVersion"]},
+            *set_metadata_ops(metadata, labels={}, annotations={names.CLAIMED_BY: claim}),
+        ]
+        try:
+            return await self._client.patch(PODS, metadata["name"], patch, namespace=metadata["namespace"])
+        except (Conflict, Invalid, NotFound):
+            return None

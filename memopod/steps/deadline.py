@@ -1,0 +1,46 @@
+"""How long a step may still take, as Argo says it: `timeout`, `pendingTimeout` and ARGO_DEADLINE."""
+
+import re
+from collections.abc import Iterator
+from datetime import datetime
+
+from memopod.steps import names
+from memopod.steps.argo import Step, containers, environment
+
+_GO_DURATION = re.compile(r"(?:\d+(?:\.\d*)?(?:ns|us|µs|ms|s|m|h))+", re.ASCII)
+_GO_PART = re.compile(r"(\d+(?:\.\d*)?)(ns|us|µs|ms|s|m|h)")
+_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_NO_DEADLINE = "0001-01-01T00:00:00Z"
+"""Go's zero time: how Argo writes that there is none."""
+
+
+def parse_go_duration(text: str) -> float | None:
+    """Seconds of a Go duration (`1h15m`) or of a bare number of seconds; None for anything else."""
+    if re.fullmatch(r"\d+", text, re.ASCII):
+        return float(text)
+    if not _GO_DURATION.fullmatch(text.replace("µ", "u")):
+        return None
+    return sum(float(n) * _UNITS[unit] for n, unit in _GO_PART.findall(text.replace("µ", "u")))
+
+
+def seconds_left(step: Step, now: datetime) -> float | None:
+    """Seconds until the first deadline of the step or its workflow; None when there is none.
+
+    A deadline that cannot be read counts as passed: such a step must not be made to wait.
+    """
+    return min(_all_left(step, now), default=None)
+
+
+def _all_left(step: Step, now: datetime) -> Iterator[float]:
+    template = step.template or {}
+    for name in ("timeout", "pendingTimeout"):
+        text = str(template.get(name) or "")
+        if text:
+            seconds = parse_go_duration(text)
+            yield 0.0 if seconds is None else seconds
+    deadlines = {environment(c, names.ENV_DEADLINE) for c in containers(step.pod)}
+    for deadline in deadlines - {None, "", _NO_DEADLINE}:
+        try:
+            yield (datetime.fromisoformat(str(deadline)) - now).total_seconds()
+        except (ValueError, TypeError):
+            yield 0.0

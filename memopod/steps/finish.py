@@ -1,0 +1,117 @@
+"""The two objects that finish a held Pod: a WorkflowTaskResult, then the Pod's status.
+
+The WorkflowTaskResult is the point of no return: Argo copies its outputs into the node as soon as it
+sees it, and deleting it does not take them back (seen with 3.5 and 4.1). It therefore carries all
+that is needed to finish the Pod, so that anybody who finds one can go forward without a database.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from memopod.steps import names
+from memopod.steps.argo import Step, containers, environment
+
+_FORWARDED = (names.REASON, names.SOURCE_POD, names.SOURCE_EXECUTION)
+"""Annotations of the WorkflowTaskResult that the finished Pod gets too."""
+_OUTPUTS_LIMIT = 200_000
+"""Bytes: the annotations of one object may hold 262,144 in all (Kubernetes)."""
+
+
+def task_result(
+    step: Step, outputs: Mapping[str, Any], *, entry: str, source_pod: str, source_execution: str
+) -> dict[str, Any]:
+    """A finished WorkflowTaskResult, as Argo's executor leaves one behind, marked as memopod's.
+
+    `outputs` are those of `fill_declared`; `entry` is the id of the entry that they come from.
+    """
+    labels = {
+        names.ARGO_WORKFLOW: step.workflow,
+        names.ARGO_OUTPUTS_COMPLETED: "true",
+        names.ENTRY: entry,
+    }
+    instance = step.labels.get(names.ARGO_INSTANCE_ID)
+    if instance:
+        labels[names.ARGO_INSTANCE_ID] = instance
+    return {
+        "apiVersion": "argoproj.io/v1alpha1",
+        "kind": "WorkflowTaskResult",
+        "metadata": {
+            "name": step.node_id,
+            "namespace": step.namespace,
+            "labels": labels,
+            "annotations": {
+                names.REASON: "hit",
+                names.SOURCE_POD: source_pod,
+                names.SOURCE_EXECUTION: source_execution,
+            },
+            "ownerReferences": [
+                {
+                    "apiVersion": "argoproj.io/v1alpha1",
+                    "kind": "Workflow",
+                    "name": step.workflow,
+                    "uid": step.workflow_uid,
+                }
+            ],
+        },
+        "outputs": dict(outputs),
+    }
+
+
+def finished_patch(pod: Mapping[str, Any], result: Mapping[str, Any], *, at: str) -> dict[str, Any]:
+    """Merge patch of the Pod's `status` subresource that makes it a succeeded, reused step.
+
+    `at` is an RFC 3339 time. The patch holds the Pod's resourceVersion, so that it fails (409) if
+    anybody changed the Pod in between. Every container has terminated with exit code 0: that is what
+    Argo takes the node's exit code from, and what keeps a second writer from reviving the Pod.
+    """
+    annotations = {
+        names.DECISION: names.REUSE,
+        names.ENTRY: result["metadata"]["labels"][names.ENTRY],
+    }
+    given = result["metadata"].get("annotations") or {}
+    annotations |= {name: given[name] for name in _FORWARDED if name in given}
+    if _reads_outputs_annotation(pod):
+        text = json.dumps(result.get("outputs") or {}, separators=(",", ":"))
+        if len(text.encode()) <= _OUTPUTS_LIMIT:
+            annotations[names.ARGO_OUTPUTS] = text
+    spec = pod["spec"]
+    return {
+        "metadata": {
+            "resourceVersion": pod["metadata"]["resourceVersion"],
+            "labels": {names.STEP_LABEL: names.REUSED},
+            "annotations": annotations,
+        },
+        "status": {
+            "phase": "Succeeded",
+            "reason": "Reused",
+            "message": f"outputs of {annotations.get(names.SOURCE_POD, 'an earlier run')} were reused",
+            "startTime": at,
+            "containerStatuses": [_terminated(c, at) for c in spec.get("containers") or ()],
+            "initContainerStatuses": [_terminated(c, at) for c in spec.get("initContainers") or ()],
+        },
+    }
+
+
+def _terminated(container: Mapping[str, Any], at: str) -> dict[str, Any]:
+    ended = {"exitCode": 0, "reason": "Reused", "startedAt": at, "finishedAt": at}
+    return {
+        "name": container["name"],
+        "image": container.get("image", ""),
+        "imageID": "",
+        "ready": False,
+        "started": False,
+        "restartCount": 0,
+        "lastState": {},
+        "state": {"terminated": ended},
+    }
+
+
+def _reads_outputs_annotation(pod: Mapping[str, Any]) -> bool:
+    """Argo 3.5 and earlier read a step's outputs from an annotation too.
+
+    They are told by their layout: the template is on every container, `main` included, beside the
+    init container's (an init-less Pod of 4.1 has no init container).
+    """
+    carriers = {c.get("name") for c in containers(pod) if environment(c, names.ENV_TEMPLATE) is not None}
+    return {"init", "main"} <= carriers

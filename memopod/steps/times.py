@@ -1,0 +1,24 @@
+"""Times as Kubernetes writes them: RFC 3339 in UTC."""
+
+from datetime import UTC, datetime
+
+
+def to_text(moment: datetime) -> str:
+    """`2026-01-31T12:00:00Z`, with microseconds only where there are any."""
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def to_seconds_text(moment: datetime) -> str:
+    """To the second, rounded down: what `metav1.Time` fields take."""
+    return to_text(moment.replace(microsecond=0))
+
+
+def from_text(text: object) -> datetime | None:
+    """The inverse of `to_text`; None for anything that is no time with a zone."""
+    if not isinstance(text, str):
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return moment.astimezone(UTC) if moment.tzinfo else None
