@@ -1,0 +1,137 @@
+"""The metadata store's process: flags, workers, the gRPC server, and its end in order."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+
+import structlog
+from ml_metadata.proto import metadata_store_pb2
+
+from memopod.service import Health, configure_logs, parse, run
+from metadata_store import metrics
+from metadata_store.connection import prepare_sqlite, server_config
+from metadata_store.health import GrpcHealth
+from metadata_store.pool import Pool
+from metadata_store.probe import Probe
+from metadata_store.process import CannotOpen, Opening, WorkerProcess
+from metadata_store.server import listen, options, server
+from metadata_store.settings import Settings
+
+_RETRY_SECONDS = 1.0
+_SQLITE_WORKERS, _WORKERS = 3, 4
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the metadata store until SIGTERM or SIGINT; returns the exit status."""
+    settings = parse(
+        Settings,
+        argv,
+        prog="metadata-store",
+        prefix="MEMOPOD_METADATA_STORE",
+        description="Serve ML Metadata (ml_metadata.MetadataStoreService) over gRPC.",
+    )
+    try:
+        configure_logs("metadata-store", level=settings.log_level)
+        config = server_config(settings)
+        options(settings.grpc_channel_arguments)
+    except (ValueError, OSError) as error:
+        print(f"metadata-store: error: {error}", file=sys.stderr)
+        return 2
+    for flag in settings.without_meaning():
+        structlog.get_logger().warning("flag has no meaning here", flag=flag)
+    return run(lambda stop: serve(settings, config, stop))
+
+
+async def serve(
+    settings: Settings, config: metadata_store_pb2.MetadataStoreServerConfig, stop: asyncio.Event
+) -> None:
+    """Serve until `stop`, then let the calls under way finish. Raises OSError if it cannot start."""
+    path = prepare_sqlite(config.connection_config)
+    await _make_schema(settings, config, patient=path is None)
+    async with _pool(settings, config, one_writer=path is not None) as pool:
+        health, probe = GrpcHealth(), Probe(pool, path)
+        grpc_server = server(pool, probe, health, arguments=settings.grpc_channel_arguments)
+        port = listen(grpc_server, _address(settings), config)
+        async with _http(settings, health), _probing(probe, health):
+            await grpc_server.start()
+            structlog.get_logger().info("serving", port=port, workers=pool.pids)
+            await stop.wait()
+            await health.end()
+            await grpc_server.stop(settings.drain_seconds)
+    structlog.get_logger().info("stopped")
+
+
+async def _make_schema(
+    settings: Settings, config: metadata_store_pb2.MetadataStoreServerConfig, *, patient: bool
+) -> None:
+    """Create or upgrade the schema in one process, before several open the database at once."""
+    attempts = max(1, settings.metadata_store_connection_retries) if patient else 1
+    opening = Opening(
+        config.connection_config.SerializeToString(), config.migration_options.SerializeToString()
+    )
+    for left in reversed(range(attempts)):
+        try:
+            process = await WorkerProcess.open(opening)
+        except CannotOpen as error:
+            if not left:
+                raise CannotOpen(f"cannot open the database: {error}") from error
+            structlog.get_logger().warning(
+                "cannot open the database yet", error=str(error), attempts_left=left
+            )
+            await asyncio.sleep(_RETRY_SECONDS)
+        else:
+            await process.end()
+            return
+
+
+@asynccontextmanager
+async def _pool(
+    settings: Settings, config: metadata_store_pb2.MetadataStoreServerConfig, *, one_writer: bool
+) -> AsyncIterator[Pool]:
+    pool = Pool(
+        Opening(config.connection_config.SerializeToString(), b""),
+        workers=settings.workers or (_SQLITE_WORKERS if one_writer else _WORKERS),
+        one_writer=one_writer,
+        depth=settings.queue_depth,
+        longest_call=settings.longest_call,
+    )
+    await pool.start()
+    for name, lane in pool.lanes.items():
+        metrics.WAITING.labels(name).set_function(partial(getattr, lane, "waiting"))
+        metrics.REPLACED.labels(name).set_function(partial(getattr, lane, "replaced"))
+    try:
+        yield pool
+    finally:
+        await pool.close()
+
+
+@asynccontextmanager
+async def _http(settings: Settings, health: GrpcHealth) -> AsyncIterator[None]:
+    if settings.health_port is None:
+        yield
+        return
+    http = Health({"database": lambda: health.serving})
+    await http.start(settings.listen_address, settings.health_port)
+    try:
+        yield
+    finally:
+        await http.stop()
+
+
+@asynccontextmanager
+async def _probing(probe: Probe, health: GrpcHealth) -> AsyncIterator[None]:
+    task = asyncio.create_task(probe.run(health.set), name="database probe")
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+def _address(settings: Settings) -> str:
+    host = settings.listen_address or "[::]"  # gRPC takes this for both families, also without IPv6
+    if ":" in host and not host.startswith("["):
+        host = f"[{host}]"
+    return f"{host}:{settings.grpc_port}"

@@ -1,0 +1,227 @@
+"""Calls wait here for a free worker; workers that die are replaced.
+
+A pool is made of lanes. SQLite allows one writer at a time, and a second one is not delayed but refused,
+so there one lane with one worker takes the writes and another the reads, which never wait for a
+write. MySQL and PostgreSQL sort writers out themselves: one lane takes all.
+
+Each lane's queue is bounded. A call that waits keeps its place until its deadline; a call whose worker
+died is asked again elsewhere if it is a read, and is answered ABORTED if it is a write, since nobody
+knows whether the write was committed before the worker died.
+"""
+
+import asyncio
+import contextlib
+import random
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from metadata_store.frames import Answer
+from metadata_store.process import CannotOpen, Opening, WorkerProcess
+from metadata_store.rpcs import writes
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
+_CHECK_SECONDS = 5.0
+_ABORTED = 10
+
+
+class Overloaded(Exception):
+    """The queue is full, or no worker became free in time."""
+
+
+class _Call:
+    """A call that waits or runs. Its caller may give up at any time by cancelling `answer`."""
+
+    __slots__ = ("answer", "repeatable", "request", "rpc")
+
+    def __init__(self, rpc: str, request: bytes) -> None:
+        self.rpc = rpc
+        self.request = request
+        self.repeatable = not writes(rpc)
+        self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+
+class Lane:
+    """Workers that share one queue."""
+
+    def __init__(self, opening: Opening, *, workers: int, depth: int, longest_call: float) -> None:
+        self._opening = opening
+        self._size = workers
+        self._depth = depth
+        self._longest_call = longest_call
+        self._waiting: deque[_Call] = deque()
+        self._idle: deque[WorkerProcess] = deque()
+        self._running: dict[WorkerProcess, _Call] = {}
+        self._keepers: list[asyncio.Task[None]] = []
+        self._processes: set[WorkerProcess] = set()
+        self._closing = False
+        self.replaced = 0
+
+    async def start(self) -> None:
+        """Open all workers. Raises CannotOpen if the database cannot be opened."""
+        opened = await asyncio.gather(*(WorkerProcess.open(self._opening) for _ in range(self._size)))
+        for number, process in enumerate(opened):
+            self._adopt(process)
+            self._keepers.append(asyncio.create_task(self._keep(process), name=f"store worker {number}"))
+
+    async def call(self, rpc: str, request: bytes, seconds: float) -> Answer:
+        """Hand the call to a free worker, or wait for one. Raises Overloaded and TimeoutError."""
+        call = _Call(rpc, request)
+        if self._idle:
+            self._give(self._idle.popleft(), call)
+        elif len(self._waiting) >= self._depth:
+            raise Overloaded(f"{self._depth} calls wait for a worker already; try again later")
+        else:
+            self._waiting.append(call)
+        try:
+            async with asyncio.timeout(seconds):
+                return await call.answer
+        finally:
+            if not call.answer.done():  # never so after an answer; a worker that runs it just goes on
+                call.answer.cancel()
+            if call.answer.cancelled() and call in self._waiting:
+                self._waiting.remove(call)
+
+    async def close(self) -> None:
+        """End the workers; calls under way are cut off, so let them finish first."""
+        self._closing = True
+        for keeper in self._keepers:
+            keeper.cancel()
+        await asyncio.gather(*self._keepers, return_exceptions=True)
+        await asyncio.gather(*(process.end() for process in list(self._processes)))
+
+    @property
+    def waiting(self) -> int:
+        """How many calls wait for a worker."""
+        return len(self._waiting)
+
+    @property
+    def pids(self) -> list[int]:
+        """The processes, for tests and operators."""
+        return [process.pid for process in self._processes]
+
+    def _adopt(self, process: WorkerProcess) -> None:
+        self._processes.add(process)
+        process.on_answer = self._answered
+        process.on_lost = self._lost
+        self._next(process)
+
+    def _give(self, process: WorkerProcess, call: _Call) -> None:
+        self._running[process] = call
+        process.send(call.rpc, call.request)
+
+    def _next(self, process: WorkerProcess) -> None:
+        while self._waiting:
+            call = self._waiting.popleft()
+            if not call.answer.done():
+                self._give(process, call)
+                return
+        self._idle.append(process)
+
+    def _answered(self, process: WorkerProcess, answer: Answer) -> None:
+        call = self._running.pop(process)
+        if not call.answer.done():
+            call.answer.set_result(answer)
+        self._next(process)
+
+    def _lost(self, process: WorkerProcess) -> None:
+        with contextlib.suppress(ValueError):  # it was busy
+            self._idle.remove(process)
+        call = self._running.pop(process, None)
+        if call is None or call.answer.done():
+            return
+        if call.repeatable and not self._closing:
+            call.repeatable = False  # once: a call that kills its worker must not kill them all
+            self._waiting.appendleft(call)
+            if self._idle:
+                self._next(self._idle.popleft())
+            return
+        text = f"the worker process of this {call.rpc} ended; it may or may not have been carried out"
+        call.answer.set_result(Answer(_ABORTED, text.encode(), b""))
+
+    async def _keep(self, process: WorkerProcess) -> None:
+        """Watch one worker for ever, and put another in its place when it is lost."""
+        log = structlog.get_logger()
+        while True:
+            await self._until_lost(process)
+            log.warning("worker lost", pid=process.pid, will="be replaced")
+            await process.end(kill=True)
+            self._processes.discard(process)
+            process = await self._reopen()
+            self.replaced += 1
+            self._adopt(process)
+            log.info("worker replaced", pid=process.pid)
+
+    async def _until_lost(self, process: WorkerProcess) -> None:
+        while not process.lost.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_CHECK_SECONDS):
+                    await process.lost.wait()
+            since = process.busy_since
+            if since is not None and time.monotonic() - since > self._longest_call:
+                structlog.get_logger().error("call takes too long", pid=process.pid, will="end its worker")
+                process.kill()
+
+    async def _reopen(self) -> WorkerProcess:
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                return await WorkerProcess.open(self._opening)
+            except CannotOpen as error:
+                structlog.get_logger().error("cannot open the database", error=str(error), again_in=pause)
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 (spreads load, guards nothing)
+            pause = min(pause * 2, _LONGEST_PAUSE)
+
+
+class Pool:
+    """The lanes, and which call goes to which."""
+
+    def __init__(
+        self, opening: Opening, *, workers: int, one_writer: bool, depth: int, longest_call: float
+    ) -> None:
+        def lane(size: int) -> Lane:
+            return Lane(opening, workers=size, depth=depth, longest_call=longest_call)
+
+        self._writes = lane(1 if one_writer else workers)
+        self._reads = lane(workers - 1) if one_writer and workers > 1 else self._writes
+        self._longest_call = longest_call
+
+    @property
+    def lanes(self) -> dict[str, Lane]:
+        """The lanes by name."""
+        if self._reads is self._writes:
+            return {"all": self._writes}
+        return {"writes": self._writes, "reads": self._reads}
+
+    @property
+    def alive(self) -> bool:
+        """Whether every lane has a worker."""
+        return all(lane.pids for lane in self.lanes.values())
+
+    @property
+    def pids(self) -> list[int]:
+        """All worker processes."""
+        return [pid for lane in self.lanes.values() for pid in lane.pids]
+
+    async def start(self) -> None:
+        """Open all workers. Raises CannotOpen if the database cannot be opened."""
+        await self._all(Lane.start)
+
+    async def close(self) -> None:
+        """End the workers."""
+        await self._all(Lane.close)
+
+    async def call(self, rpc: str, request: bytes, seconds: float | None) -> Answer:
+        """Answer one call within so many seconds.
+
+        Raises Overloaded if the queue is full and TimeoutError at the deadline (without one: at the
+        longest time that any call may take).
+        """
+        lane = self._writes if writes(rpc) else self._reads
+        limit = self._longest_call if seconds is None else min(seconds, self._longest_call)
+        return await lane.call(rpc, request, limit)
+
+    async def _all(self, action: Callable[[Lane], Awaitable[None]]) -> None:
+        await asyncio.gather(*(action(lane) for lane in self.lanes.values()))

@@ -1,0 +1,21 @@
+"""The RPCs of the service, derived from its descriptor and from what the core's binding can do."""
+
+from ml_metadata.metadata_store.pywrap.metadata_store_extension import metadata_store as binding
+from ml_metadata.proto import metadata_store_service_pb2
+
+SERVICE: str = metadata_store_service_pb2.DESCRIPTOR.services_by_name["MetadataStoreService"].full_name
+"""The service's name on the wire."""
+
+RPCS: tuple[str, ...] = tuple(
+    method.name
+    for method in metadata_store_service_pb2.DESCRIPTOR.services_by_name["MetadataStoreService"].methods
+)
+"""Every RPC that the service declares."""
+
+SERVED: frozenset[str] = frozenset(name for name in RPCS if hasattr(binding, name))
+"""The RPCs that the core can answer; the others are UNIMPLEMENTED."""
+
+
+def writes(rpc: str) -> bool:
+    """Whether the RPC may change the database. All others are reads, which may be repeated."""
+    return rpc.startswith("Put")

@@ -1,0 +1,88 @@
+"""One worker process: an open store of the core, answering one call after the other.
+
+Run as `python -m metadata_store.worker FD PARENT_PID`. It ends when the socket is closed, and is killed
+by the kernel when its parent dies, even in the middle of a query.
+"""
+
+import ctypes
+import os
+import signal
+import socket
+import sys
+
+from ml_metadata.metadata_store.pywrap.metadata_store_extension import metadata_store as binding
+
+from metadata_store.frames import ANSWER, PAIR, Answer
+from metadata_store.rpcs import SERVED
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_INTERNAL = 13
+
+
+class _Closed(Exception):
+    """The server closed the socket: nothing more to do."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Open the store that the first frame describes and answer calls until the socket is closed."""
+    descriptor, parent = (sys.argv[1:] if argv is None else argv)[:2]
+    _die_with(int(parent))
+    # The server ends its workers by closing their sockets, after the calls under way; a signal meant
+    # for the whole process group must not cut those off.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    with socket.socket(fileno=int(descriptor)) as connection:
+        try:
+            _serve(connection)
+        except (_Closed, ConnectionError):
+            return 0
+    return 1
+
+
+def _serve(connection: socket.socket) -> None:
+    try:
+        store = binding.CreateMetadataStore(*_receive_pair(connection))
+    except RuntimeError as trouble:  # the binding's only exception
+        _send(connection, Answer(_INTERNAL, str(trouble).encode(), b""))
+        return
+    methods = {name.encode(): getattr(binding, name) for name in SERVED}
+    _send(connection, Answer(0, b"", b""))
+    while True:
+        name, request = _receive_pair(connection)
+        response, error, code = methods[name](store, request)
+        _send(connection, Answer(code, error, response if code == 0 else b""))
+
+
+def _die_with(parent: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    if os.getppid() != parent:  # it died before the line above
+        raise SystemExit(1)
+
+
+def _send(connection: socket.socket, answer: Answer) -> None:
+    head = ANSWER.pack(answer.code, len(answer.error), len(answer.response)) + answer.error
+    connection.sendall(head)
+    if answer.response:
+        connection.sendall(answer.response)
+
+
+def _receive_pair(connection: socket.socket) -> tuple[bytes, bytes]:
+    first, second = PAIR.unpack(_receive(connection, PAIR.size))
+    return _receive(connection, first), _receive(connection, second)
+
+
+def _receive(connection: socket.socket, size: int) -> bytes:
+    data = bytearray(size)
+    view = memoryview(data)
+    while view:
+        count = connection.recv_into(view)
+        if count == 0:
+            raise _Closed
+        view = view[count:]
+    return bytes(data)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
