@@ -1,0 +1,17 @@
+"""What the writer counts and times."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+RECORDED = Counter(
+    "memopod_writer_steps_recorded", "Writes that brought a step up to date in the store.", ["state"]
+)
+UNCHANGED = Counter("memopod_writer_steps_unchanged", "Steps looked at that the store knew already.")
+RETRIES = Counter("memopod_writer_retries", "Recordings that were tried again.", ["reason"])
+FAILING = Gauge("memopod_writer_steps_failing", "Steps whose last recording failed; they are tried again.")
+QUEUE = Gauge("memopod_writer_queue_depth", "Steps that wait to be recorded.")
+LAG = Histogram(
+    "memopod_writer_lag_seconds",
+    "From the event that showed a step to its record in the store.",
+    buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 600),
+)
+STORE_UP = Gauge("memopod_writer_store_reachable", "1 while the store answers.")

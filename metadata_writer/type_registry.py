@@ -1,0 +1,68 @@
+"""The ids of the types that records need: put once each, then remembered."""
+
+from typing import Any, Protocol
+
+from ml_metadata.proto import metadata_store_pb2 as mlmd
+from ml_metadata.proto import metadata_store_service_pb2 as service
+
+from metadata_writer.graph import TypeIds
+from metadata_writer.records import RUN_TYPE, StepRecord
+
+_RUN_PROPERTIES = ("pipeline_name", "run_id")
+_EXECUTION_PROPERTIES = (*_RUN_PROPERTIES, "component_id")
+
+
+class Store(Protocol):
+    """The part of `memopod.mlmd.StoreClient` that the writer needs."""
+
+    async def call(self, rpc: str, request: Any) -> Any:
+        """Call one RPC of `MetadataStoreService`; raises `memopod.mlmd.StoreError`."""
+
+
+class TypeRegistry:
+    """Remembers ids until told to `forget`, which is due whenever the store may be another one."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._ids: dict[tuple[str, str], int] = {}
+
+    def forget(self) -> None:
+        """Ask again for everything: in a store that was wiped an id may mean another type."""
+        self._ids.clear()
+
+    async def ids(self, record: StepRecord) -> TypeIds:
+        """The types of a record, put where this process has not put them yet. Raises StoreError."""
+        artifacts = () if record.shares_outputs else sorted({o.type_name for o in record.outputs})
+        wanted = [("context", RUN_TYPE), ("execution", record.type_name)]
+        wanted += [("artifact", name) for name in artifacts]
+        missing = [key for key in wanted if key not in self._ids]
+        # Another task may `forget` while this one waits: what was just learnt is still used.
+        ids = {**self._ids, **await self._put(missing)} if missing else self._ids
+        return TypeIds(
+            run=ids["context", RUN_TYPE],
+            execution=ids["execution", record.type_name],
+            artifacts={name: ids["artifact", name] for name in artifacts},
+        )
+
+    async def _put(self, missing: list[tuple[str, str]]) -> dict[tuple[str, str], int]:
+        # A store filled by other writers may know more properties of a type: both ways are allowed.
+        request = service.PutTypesRequest(can_add_fields=True, can_omit_fields=True)
+        for kind, name in missing:
+            if kind == "context":
+                request.context_types.add(name=name, properties=_strings(_RUN_PROPERTIES))
+            elif kind == "execution":
+                request.execution_types.add(name=name, properties=_strings(_EXECUTION_PROPERTIES))
+            else:
+                request.artifact_types.add(name=name)
+        answer = await self._store.call("PutTypes", request)
+        found: dict[tuple[str, str], int] = {}
+        for kind in ("context", "execution", "artifact"):
+            names = [name for of_kind, name in missing if of_kind == kind]
+            for name, type_id in zip(names, getattr(answer, f"{kind}_type_ids"), strict=True):
+                found[kind, name] = type_id
+        self._ids.update(found)
+        return found
+
+
+def _strings(names: tuple[str, ...]) -> dict[str, int]:
+    return dict.fromkeys(names, mlmd.STRING)

@@ -1,0 +1,150 @@
+import copy
+import json
+from pathlib import Path
+
+import pytest
+
+from metadata_writer.sightings import Sightings, step_key
+
+SAMPLES = Path(__file__).parent.parent / "samples" / "argo-4.1.2"
+
+
+def load(name):
+    return json.loads((SAMPLES / name).read_text())
+
+
+class Watcher(Sightings):
+    def __init__(self, limit=10):
+        self.changes = []
+        super().__init__(self.changes.append, limit=limit)
+        self.workflows_known = lambda: True
+
+    def taken(self):
+        changes = list(self.changes)
+        self.changes.clear()
+        return changes
+
+
+@pytest.fixture
+def seen():
+    return Watcher()
+
+
+@pytest.fixture
+def pod():
+    return load("parameters.make.pod.json")
+
+
+@pytest.fixture
+def workflow():
+    return load("parameters.workflow-final.json")
+
+
+@pytest.fixture
+def key(pod):
+    return step_key(pod)
+
+
+def test_a_step_is_known_by_its_workflow_and_node(pod, key):
+    owner = pod["metadata"]["ownerReferences"][0]
+    assert key == (owner["uid"], pod["metadata"]["annotations"]["workflows.argoproj.io/node-id"])
+
+
+@pytest.mark.parametrize("name", ["agent.pod.json", "kfp-v2.executor.pod.json"])
+def test_pods_that_are_not_recorded_are_not_looked_at(seen, name):
+    seen.on_pod("ADDED", load(name))
+    assert seen.taken() == []
+
+
+@pytest.mark.parametrize("name", ["kfp-v2.workflow-final.json", "kfp-v2-cached.workflow-final.json"])
+def test_workflows_of_kubeflow_v2_are_not_looked_at(seen, name):
+    seen.on_workflow("ADDED", load(name))
+    assert seen.taken() == []
+
+
+def test_pod_and_node_are_seen_together_whichever_comes_first(pod, workflow, key):
+    first, second = Watcher(), Watcher()
+    first.on_pod("ADDED", pod)
+    first.on_workflow("ADDED", workflow)
+    second.on_workflow("ADDED", workflow)
+    second.on_pod("ADDED", pod)
+    assert first.look(key) == second.look(key)
+    assert first.look(key).node["displayName"] == "make"
+    assert not first.look(key).workflow_gone
+
+
+def test_a_workflow_brings_back_only_steps_whose_node_says_something_new(seen, workflow, key):
+    before = copy.deepcopy(workflow)
+    del before["status"]["nodes"][key[1]]["outputs"]
+    seen.on_workflow("ADDED", before)
+    assert len(seen.taken()) == 2
+    seen.on_workflow("MODIFIED", before)
+    assert seen.taken() == []
+    seen.on_workflow("MODIFIED", workflow)
+    assert seen.taken() == [key]
+
+
+def test_a_deleted_pod_is_kept_until_its_step_is_settled(seen, pod, key):
+    seen.on_pod("ADDED", pod)
+    seen.on_pod("DELETED", pod)
+    assert seen.look(key).pod == pod
+    assert seen.look(key).pod_gone
+    seen.settle(key)
+    assert seen.look(key).pod is None
+
+
+def test_a_pod_that_argo_made_anew_replaces_the_deleted_one(seen, pod, key):
+    again = copy.deepcopy(pod)
+    again["metadata"]["uid"] = "another"
+    seen.on_pod("ADDED", pod)
+    seen.on_pod("ADDED", again)
+    seen.on_pod("DELETED", pod)
+    assert seen.look(key).pod == again
+    assert not seen.look(key).pod_gone
+
+
+def test_no_more_deleted_pods_are_kept_than_the_limit(pod):
+    seen = Watcher(limit=1)
+    other = load("parameters.use.pod.json")
+    for gone in (pod, other):
+        seen.on_pod("DELETED", gone)
+    assert seen.look(step_key(pod)).pod is None
+    assert seen.look(step_key(other)).pod == other
+
+
+def test_a_missing_workflow_is_gone_only_once_all_are_listed(seen, pod, key):
+    seen.on_pod("ADDED", pod)
+    seen.workflows_known = lambda: False
+    assert not seen.look(key).workflow_gone
+    seen.workflows_known = lambda: True
+    assert seen.look(key).workflow_gone
+
+
+def test_a_deleted_workflow_is_kept_until_its_steps_are_settled(seen, pod, workflow, key):
+    seen.on_pod("ADDED", pod)
+    seen.on_workflow("ADDED", workflow)
+    seen.taken()
+    seen.on_workflow("DELETED", workflow)
+    steps = seen.taken()
+    assert key in steps
+    assert len(steps) == 2
+    assert seen.look(key).workflow_gone
+    for step in steps:
+        assert seen.look(step).node is not None
+        seen.settle(step)
+    assert seen.look(key).node is None
+
+
+def test_a_deleted_workflow_brings_back_its_deleted_pods(seen, pod, workflow, key):
+    workflow["status"] = {}
+    seen.on_workflow("ADDED", workflow)
+    seen.on_pod("DELETED", pod)
+    seen.taken()
+    seen.on_workflow("DELETED", workflow)
+    assert seen.taken() == [key]
+
+
+def test_a_workflow_whose_nodes_are_elsewhere_shows_none(seen, workflow):
+    workflow["status"] = {"offloadNodeStatusVersion": "fnv:1"}
+    seen.on_workflow("ADDED", workflow)
+    assert seen.taken() == []
