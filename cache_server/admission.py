@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from memopod.kube.patches import escape, set_metadata_ops
-
+from memopod.kube import set_metadata_ops
 from memopod.steps import NotAStep, Step, names, read_step
 from memopod.steps.argo import Decoder, main_container
 from memopod.steps.deadline import seconds_left
@@ -140,29 +139,17 @@ def _obstacle(step: Step, now: datetime, *, controller_alive: bool, hold: float)
 
 
 def _explain(pod: Mapping[str, Any], reason: str) -> list[dict[str, Any]]:
-    """Say why the step will not be reused, and remove what pretends to be memopod's."""
-    marks = {names.DECISION: names.RUN, names.REASON: reason}
-    operations = _without_foreign_marks(pod, kept=marks)
-    if names.STEP_LABEL in (pod["metadata"].get("labels") or {}):
-        operations.append({"op": "remove", "path": f"/metadata/labels/{escape(names.STEP_LABEL)}"})
-    return operations + set_metadata_ops(pod["metadata"], labels={}, annotations=marks)
+    """Say why the step will not be reused."""
+    return _mark(pod, None, {names.DECISION: names.RUN, names.REASON: reason})
 
 
-def _mark(pod: Mapping[str, Any], state: str, marks: Mapping[str, str]) -> list[dict[str, Any]]:
-    metadata = pod["metadata"]
-    labels = {names.STEP_LABEL: state}
-    return _without_foreign_marks(pod, kept=marks) + set_metadata_ops(
-        metadata, labels=labels, annotations=marks
+def _mark(pod: Mapping[str, Any], state: str | None, marks: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Set our label and annotations, and remove those that only pretend to be ours."""
+    return set_metadata_ops(
+        pod["metadata"],
+        labels={names.STEP_LABEL: state},
+        annotations={**dict.fromkeys(_OWNED), **marks},
     )
-
-
-def _without_foreign_marks(pod: Mapping[str, Any], kept: Mapping[str, str]) -> list[dict[str, Any]]:
-    annotations = pod["metadata"].get("annotations") or {}
-    return [
-        {"op": "remove", "path": f"/metadata/annotations/{escape(name)}"}
-        for name in _OWNED
-        if name in annotations and name not in kept
-    ]
 
 
 def _gate(pod: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -1,12 +1,10 @@
 """The cache server's process: what is started, in which order, and how it ends."""
 
 import asyncio
-import contextlib
 import socket
 import ssl
 import sys
 import uuid
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ from aiohttp import web
 
 from cache_server.admission import Policy
 from cache_server.artifacts import Artifacts
-from cache_server.certificates import Certificate
+from cache_server.certificates import reload_on_change, server_context
 from cache_server.controller import Controller
 from cache_server.decision import Decider, DecisionRules
 from cache_server.entries import Entries, open_entries
@@ -88,21 +86,16 @@ def _limit(flag: str, text: str) -> float | None:
     return None if seconds < 0 else seconds
 
 
-@dataclass(slots=True)
-class _Parts:
-    """All that runs, wired."""
+@dataclass(frozen=True, slots=True)
+class _Pods:
+    """Who is told of the Pods of steps."""
 
-    client: Client
-    entries: Entries
-    informer: Informer
-    elector: LeaderElector
-    lease: LeaseWatcher
     controller: Controller
     recorder: Recorder
     sweeper: Sweeper
 
     def on_event(self, event: str, pod: dict[str, Any]) -> None:
-        """A Pod of a step has changed."""
+        """A Pod has changed."""
         if event == "DELETED":
             self.controller.forget(pod)
             self.recorder.forget(pod)
@@ -110,92 +103,95 @@ class _Parts:
             self.controller.see(pod)
             self.recorder.see(pod)
 
-    def look_at_all(self) -> None:
+    async def look_regularly(self, informer: Informer) -> None:
         """See every Pod again: a new leader's first look, and everybody's for overdue ones."""
-        pods = list(self.informer.objects.values())
-        for pod in pods:
-            self.on_event("MODIFIED", pod)
-        self.sweeper.sweep(pods)
+        await informer.synced.wait()
+        while True:
+            pods = list(informer.objects.values())
+            for pod in pods:
+                self.on_event("MODIFIED", pod)
+            self.sweeper.sweep(pods)
+            await asyncio.sleep(_LOOK_SECONDS)
 
-
-@contextlib.asynccontextmanager
-async def _assemble(settings: Settings, rules: DecisionRules) -> AsyncIterator[_Parts]:
-    identity = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
-    namespace = settings.watch_namespace or None
-    key_rules = KeyRules(ignored_containers=frozenset(settings.ignored_sidecars))
-    artifacts = Artifacts.from_settings(settings.object_store)
-    async with (
-        Client.from_kubeconfig(settings.kubeconfig or None, user_agent="memopod-cache") as client,
-        open_entries(settings.database) as entries,
-    ):
-        elector = LeaderElector(
-            client, namespace=settings.lease_namespace, name=settings.lease_name, identity=identity
+    async def drain(self) -> None:
+        """Let what is under way end."""
+        await asyncio.gather(
+            self.controller.drain(_DRAIN_SECONDS),
+            self.recorder.drain(_DRAIN_SECONDS),
+            self.sweeper.drain(_DRAIN_SECONDS),
         )
-        identifier = Identifier(client, artifacts, entries, key_rules)
-        decider = Decider(identifier, entries, artifacts, rules)
-        leads = elector.is_leader
-        parts = _Parts(
-            client=client,
-            entries=entries,
-            informer=Informer(client, PODS, namespace=namespace, label_selector=_SELECTOR),
-            elector=elector,
-            lease=LeaseWatcher(client, settings.lease_namespace, settings.lease_name),
-            controller=Controller(
-                client, decider, entries, leads=leads, settle_time=settings.settle_time,
-                late_margin=settings.late_margin, concurrency=settings.concurrency,
-            ),
-            recorder=Recorder(
-                client, identifier, entries, artifacts, decider, key_rules,
-                leads=leads, concurrency=settings.concurrency,
-            ),
-            sweeper=Sweeper(client, identity=identity, claim_wait=settings.claim_wait),
-        )  # fmt: skip
-        parts.informer.on_event = parts.on_event
-        yield parts
+
+
+def _wire(
+    settings: Settings, rules: DecisionRules, client: Client, entries: Entries, elector: LeaderElector,
+    identity: str,
+) -> _Pods:  # fmt: skip
+    key_rules = _key_rules(settings)
+    artifacts = Artifacts.from_settings(settings.object_store)
+    identifier = Identifier(client, artifacts, entries, key_rules)
+    decider = Decider(identifier, entries, artifacts, rules)
+    leads = elector.is_leader
+    return _Pods(
+        Controller(
+            client, decider, entries, leads=leads, settle_time=settings.settle_time,
+            late_margin=settings.late_margin, concurrency=settings.concurrency,
+        ),
+        Recorder(
+            client, identifier, entries, artifacts, decider, key_rules,
+            leads=leads, concurrency=settings.concurrency,
+        ),
+        Sweeper(client, identity=identity, claim_wait=settings.claim_wait),
+    )  # fmt: skip
+
+
+def _key_rules(settings: Settings) -> KeyRules:
+    return KeyRules(ignored_containers=frozenset(settings.ignored_sidecars))
 
 
 async def _serve(settings: Settings, rules: DecisionRules, stop: asyncio.Event) -> None:
-    certificate = Certificate(settings.tls_cert_file, settings.tls_key_file)
+    files = settings.tls_cert_file, settings.tls_key_file
+    context = server_context(*files)
     policy = Policy(
         secret=rules.secret,
         trusted_creators=frozenset(settings.trusted_creators),
         hold_seconds=settings.hold_timeout,
-        rules=KeyRules(ignored_containers=frozenset(settings.ignored_sidecars)),
+        rules=_key_rules(settings),
     )
-    async with _assemble(settings, rules) as parts:
-        health = Health({"pods": parts.informer.synced.is_set, "leader": parts.lease.fresh})
-        runner = web.AppRunner(build_webhook(policy, parts.lease.fresh), access_log=None)
-        async with asyncio.TaskGroup() as group:
-            watching = [
-                group.create_task(parts.informer.run(), name="informer:pods"),
-                group.create_task(parts.lease.run(), name="informer:lease"),
-                group.create_task(_look_regularly(parts), name="look"),
-                group.create_task(certificate.watch(), name="certificate"),
-            ]
-            leading = group.create_task(parts.elector.run(), name="leader")
-            port = await _listen(runner, settings, certificate.context)
-            health_port = await health.start(settings.health_host, settings.health_port)
-            _log.info("serving", port=port, health_port=health_port)
-            await stop.wait()
-            # No new Pods, then no new decisions, then the decisions under way, then the Lease.
-            await runner.cleanup()
-            for task in watching:
-                task.cancel()
-            await asyncio.gather(
-                parts.controller.drain(_DRAIN_SECONDS),
-                parts.recorder.drain(_DRAIN_SECONDS),
-                parts.sweeper.drain(_DRAIN_SECONDS),
-            )
-            leading.cancel()
+    identity = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
+    place = settings.lease_namespace, settings.lease_name
+    async with (
+        Client.from_kubeconfig(settings.kubeconfig or None, user_agent="memopod-cache") as client,
+        open_entries(settings.database) as entries,
+        asyncio.TaskGroup() as group,
+    ):
+        elector = LeaderElector(client, namespace=place[0], name=place[1], identity=identity)
+        lease = LeaseWatcher(client, *place)
+        pods = _wire(settings, rules, client, entries, elector, identity)
+        informer = Informer(
+            client, PODS, namespace=settings.watch_namespace or None,
+            label_selector=_SELECTOR, on_event=pods.on_event,
+        )  # fmt: skip
+        health = Health({"pods": informer.synced.is_set, "leader": lease.fresh})
+        runner = web.AppRunner(build_webhook(policy, lease.fresh), access_log=None)
+        watching = [
+            group.create_task(informer.run(), name="informer:pods"),
+            group.create_task(lease.run(), name="informer:lease"),
+            group.create_task(pods.look_regularly(informer), name="look"),
+            group.create_task(reload_on_change(context, *files), name="certificate"),
+        ]
+        leading = group.create_task(elector.run(), name="leader")
+        port = await _listen(runner, settings, context)
+        health_port = await health.start(settings.health_host, settings.health_port)
+        _log.info("serving", port=port, health_port=health_port)
+        await stop.wait()
+        # No new Pods, then no new decisions, then the decisions under way, then the Lease.
+        await runner.cleanup()
+        for task in watching:
+            task.cancel()
+        await pods.drain()
+        leading.cancel()
         await health.stop()
     _log.info("stopped")
-
-
-async def _look_regularly(parts: _Parts) -> None:
-    await parts.informer.synced.wait()
-    while True:
-        parts.look_at_all()
-        await asyncio.sleep(_LOOK_SECONDS)
 
 
 async def _listen(runner: web.AppRunner, settings: Settings, context: ssl.SSLContext) -> int:

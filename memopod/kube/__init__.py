@@ -18,6 +18,7 @@ from memopod.kube.errors import (
 from memopod.kube.events import emit
 from memopod.kube.informer import Informer
 from memopod.kube.lease import LeaderElector, LeaseWatcher
+from memopod.kube.outputs import fetch_outputs
 from memopod.kube.patches import escape, set_metadata_ops
 from memopod.kube.resources import (
     CONFIG_MAPS,
@@ -57,5 +58,6 @@ __all__ = [
     "Unavailable",
     "emit",
     "escape",
+    "fetch_outputs",
     "set_metadata_ops",
 ]

@@ -1,0 +1,393 @@
+import copy
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from memopod.steps import names, read_step
+from memopod.steps.argo import main_container
+from memopod.steps.framing import canonical
+from memopod.steps.inputs import config_map_content, config_maps, input_artifacts
+from memopod.steps.key import (
+    KeyRules,
+    Unkeyable,
+    base_key,
+    entry_key,
+    evidence,
+    own_command,
+    with_template,
+)
+
+BASE = json.loads(
+    (Path(__file__).parents[1] / "samples" / "argo-4.1.2" / "parameters.make.admission.json").read_text()
+)["request"]["object"]
+VERSIONS = ["3.4.17", "3.5.15", "3.7.18", "4.0.10", "4.1.2"]
+
+
+def key_of(pod):
+    return base_key(read_step(pod, namespace="kubeflow")).digest
+
+
+def main(pod):
+    return main_container(pod)
+
+
+def template(pod, change):
+    """Change the template as Argo would have written it."""
+    for container in pod["spec"]["initContainers"] + pod["spec"]["containers"]:
+        for variable in container["env"]:
+            if variable["name"] == "ARGO_TEMPLATE":
+                value = json.loads(variable["value"])
+                change(value)
+                variable["value"] = json.dumps(value)
+
+
+def set_env(pod, name, value):
+    main(pod)["env"] = [v for v in main(pod)["env"] if v["name"] != name]
+    main(pod)["env"].append({"name": name, **value})
+
+
+def volume(pod, source, name="extra"):
+    pod["spec"]["volumes"].append({"name": name, **source})
+    main(pod)["volumeMounts"].append({"name": name, "mountPath": "/extra"})
+
+
+SEMANTIC = {
+    "image": lambda p: main(p).update(image="python:3.10"),
+    "image of the template only": lambda p: template(p, lambda t: t["container"].update(image="x")),
+    "image of the Pod only (podSpecPatch)": lambda p: main(p).update(image="patched:1"),
+    "command": lambda p: main(p)["command"].append("--more"),
+    "args": lambda p: main(p).update(args=["--more"]),
+    "an empty argument": lambda p: main(p).update(args=[""]),
+    "working directory": lambda p: main(p).update(workingDir="/elsewhere"),
+    "literal environment": lambda p: set_env(p, "MODE", {"value": "fast"}),
+    "environment from a Secret": lambda p: set_env(
+        p, "T", {"valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}
+    ),
+    "environment from a ConfigMap": lambda p: set_env(
+        p, "C", {"valueFrom": {"configMapKeyRef": {"name": "c", "key": "k"}}}
+    ),
+    "environment from the run's name": lambda p: set_env(
+        p, "N", {"valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}
+    ),
+    "all of a Secret": lambda p: main(p).update(envFrom=[{"secretRef": {"name": "s"}}]),
+    "all of a ConfigMap": lambda p: main(p).update(envFrom=[{"configMapRef": {"name": "c"}}]),
+    "prefix of envFrom": lambda p: main(p).update(envFrom=[{"prefix": "A_", "secretRef": {"name": "s"}}]),
+    "whether the result is taken": lambda p: set_env(p, names.ENV_INCLUDE_RESULT, {"value": "true"}),
+    "user of the container": lambda p: main(p).update(securityContext={"runAsUser": 1000}),
+    "user of the Pod": lambda p: p["spec"].update(securityContext={"runAsUser": 1000}),
+    "service account": lambda p: p["spec"].update(serviceAccountName="other"),
+    "host network": lambda p: p["spec"].update(hostNetwork=True),
+    "host aliases": lambda p: p["spec"].update(hostAliases=[{"ip": "10.0.0.1", "hostnames": ["db"]}]),
+    "DNS": lambda p: p["spec"].update(dnsPolicy="None"),
+    "runtime class": lambda p: p["spec"].update(runtimeClassName="gvisor"),
+    "image pull secrets": lambda p: p["spec"].update(imagePullSecrets=[{"name": "r"}]),
+    "a Secret mounted": lambda p: volume(p, {"secret": {"secretName": "s"}}),
+    "a ConfigMap mounted": lambda p: volume(p, {"configMap": {"name": "c"}}),
+    "an empty folder mounted": lambda p: volume(p, {"emptyDir": {}}),
+    "an image mounted": lambda p: volume(p, {"image": {"reference": "data:1"}}),
+    "path of a mount": lambda p: (
+        volume(p, {"emptyDir": {}}),
+        main(p)["volumeMounts"][-1].update(mountPath="/b"),
+    ),
+    "subPath of a mount": lambda p: (
+        volume(p, {"emptyDir": {}}),
+        main(p)["volumeMounts"][-1].update(subPath="x"),
+    ),
+    "a sidecar": lambda p: p["spec"]["containers"].append({"name": "proxy", "image": "nginx"}),
+    "an init container": lambda p: p["spec"]["initContainers"].append({"name": "prep", "image": "b"}),
+    "a container that only calls itself wait": lambda p: p["spec"]["containers"].append(
+        {"name": "wait", "image": "mine", "command": ["sleep"]}
+    ),
+    "name of an input parameter": lambda p: template(
+        p, lambda t: t["inputs"].update(parameters=[{"name": "a"}])
+    ),
+    "a raw artifact": lambda p: template(
+        p, lambda t: t["inputs"].update(artifacts=[{"name": "a", "path": "/a", "raw": {"data": "1"}}])
+    ),
+    "path of an input artifact": lambda p: template(
+        p, lambda t: t["inputs"].update(artifacts=[{"name": "a", "path": "/a", "s3": {"key": "k"}}])
+    ),
+    "an output artifact": lambda p: template(
+        p, lambda t: t["outputs"].update(artifacts=[{"name": "a", "path": "/a"}])
+    ),
+    "key of an output": lambda p: template(
+        p, lambda t: t["outputs"].update(artifacts=[{"name": "a", "path": "/a", "s3": {"key": "k"}}])
+    ),
+    "archive of an output": lambda p: template(
+        p, lambda t: t["outputs"].update(artifacts=[{"name": "a", "path": "/a", "archive": {"none": {}}}])
+    ),
+    "an optional output": lambda p: template(
+        p, lambda t: t["outputs"].update(artifacts=[{"name": "a", "path": "/a", "optional": True}])
+    ),
+    "global name of an output": lambda p: template(
+        p, lambda t: t["outputs"]["parameters"][0].update(globalName="g")
+    ),
+    "default of an output": lambda p: template(
+        p, lambda t: t["outputs"]["parameters"][0]["valueFrom"].update(default="0")
+    ),
+    "script source": lambda p: template(p, lambda t: t.update(script={"source": "print(1)", "image": "i"})),
+    "executor": lambda p: template(p, lambda t: t.update(executor={"serviceAccountName": "x"})),
+    "a template field that nobody knows yet": lambda p: template(p, lambda t: t.update(novelty=1)),
+    "a Pod field that nobody knows yet": lambda p: p["spec"].update(novelty=1),
+    "a container field that nobody knows yet": lambda p: main(p).update(novelty=1),
+    "salt": lambda p: p["metadata"]["annotations"].update({names.SALT: "2"}),
+    "a label that the step reads": lambda p: (
+        p["metadata"]["labels"].update(team="a"),
+        set_env(p, "TEAM", {"valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['team']"}}}),
+    ),
+}
+
+NOT_SEMANTIC = {
+    "Pod name": lambda p: p["metadata"].update(name="other"),
+    "node id": lambda p: p["metadata"]["annotations"].update({names.ARGO_NODE_ID: "other"}),
+    "trace ids": lambda p: p["metadata"]["annotations"].update({"workflows.argoproj.io/trace-id": "0"}),
+    "trace context": lambda p: set_env(p, "TRACEPARENT", {"value": "00-0"}),
+    "trace state": lambda p: set_env(p, "TRACESTATE", {"value": "x"}),
+    "Argo's environment": lambda p: set_env(p, "ARGO_NODE_ID", {"value": "other"}),
+    "Argo's deadline": lambda p: set_env(p, "ARGO_DEADLINE", {"value": "2030-01-01T00:00:00Z"}),
+    "resources": lambda p: main(p).update(resources={"limits": {"cpu": "4"}}),
+    "resources of the Pod": lambda p: p["spec"].update(resources={"limits": {"cpu": "4"}}),
+    "resources of the template": lambda p: template(
+        p, lambda t: t["container"].update(resources={"limits": {"cpu": "4"}})
+    ),
+    "node selector": lambda p: p["spec"].update(nodeSelector={"gpu": "a100"}),
+    "tolerations": lambda p: p["spec"].update(tolerations=[]),
+    "affinity": lambda p: p["spec"].update(affinity={"nodeAffinity": {}}),
+    "topology": lambda p: p["spec"].update(topologySpreadConstraints=[{"maxSkew": 1}]),
+    "priority": lambda p: p["spec"].update(priority=1000, priorityClassName="high"),
+    "scheduler": lambda p: p["spec"].update(schedulerName="volcano"),
+    "deadline": lambda p: p["spec"].update(activeDeadlineSeconds=60),
+    "node": lambda p: p["spec"].update(nodeName="node-7"),
+    "gates": lambda p: p["spec"].update(schedulingGates=[{"name": names.GATE}]),
+    "labels": lambda p: p["metadata"]["labels"].update(team="b"),
+    "annotations": lambda p: p["metadata"]["annotations"].update(note="hello"),
+    "our own marks": lambda p: p["metadata"]["annotations"].update({names.KEY: "0" * 64}),
+    "owner's UID": lambda p: p["metadata"]["ownerReferences"][0].update(uid="other"),
+    "workflow": lambda p: p["metadata"]["ownerReferences"][0].update(name="other"),
+    "template name": lambda p: template(p, lambda t: t.update(name="other")),
+    "template metadata": lambda p: template(p, lambda t: t.update(metadata={"labels": {"a": "b"}})),
+    "retries": lambda p: template(p, lambda t: t.update(retryStrategy={"limit": 3})),
+    "archive location": lambda p: template(p, lambda t: t.update(archiveLocation={"s3": {"key": "k"}})),
+    "metrics": lambda p: template(p, lambda t: t.update(metrics={"prometheus": []})),
+    "synchronization": lambda p: template(p, lambda t: t.update(synchronization={"mutex": {}})),
+    "text of podSpecPatch": lambda p: template(p, lambda t: t.update(podSpecPatch="{}")),
+    "timeout": lambda p: template(p, lambda t: t.update(timeout="10m")),
+    "placement in the template": lambda p: template(p, lambda t: t.update(nodeSelector={"a": "b"})),
+    "log level of the emissary": lambda p: main(p)["command"].__setitem__(3, "debug"),
+    "Argo's image": lambda p: p["spec"]["containers"][0].update(image="argoexec:next"),
+    "an unmounted volume": lambda p: p["spec"]["volumes"].append(
+        {"name": "claim", "persistentVolumeClaim": {"claimName": "c"}}
+    ),
+    "order of volumes": lambda p: p["spec"]["volumes"].reverse(),
+    "name of the token volume": lambda p: (
+        p["spec"]["volumes"][-1].update(name="kube-api-access-other")
+        or [
+            m.update(name="kube-api-access-other")
+            for c in p["spec"]["containers"] + p["spec"]["initContainers"]
+            for m in c["volumeMounts"]
+            if m["name"].startswith("kube-api-access-")
+        ]
+    ),
+    "status": lambda p: p.update(status={"phase": "Running"}),
+}
+
+
+@pytest.mark.parametrize("kind", SEMANTIC)
+def test_what_can_decide_the_result_changes_the_key(make_pod, kind):
+    pod = make_pod()
+    before = key_of(pod)
+    SEMANTIC[kind](pod)
+    assert key_of(pod) != before
+
+
+@pytest.mark.parametrize("kind", NOT_SEMANTIC)
+def test_what_cannot_decide_the_result_leaves_the_key(make_pod, kind):
+    pod = make_pod()
+    before = key_of(pod)
+    NOT_SEMANTIC[kind](pod)
+    assert key_of(pod) == before
+
+
+def test_different_changes_give_different_keys(make_pod):
+    keys = {}
+    for kind, change in SEMANTIC.items():
+        pod = make_pod()
+        change(pod)
+        keys.setdefault(key_of(pod), []).append(kind)
+    twins = [kinds for kinds in keys.values() if len(kinds) > 1]
+    assert twins == []
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("step", ["make", "use"])
+def test_the_same_workflow_recorded_twice_has_equal_keys(sample, version, step):
+    first = sample(version, f"parameters.{step}.admission")["request"]["object"]
+    again = sample(version, f"held.{step}.admission")["request"]["object"]
+    assert first["metadata"]["name"] != again["metadata"]["name"]
+    assert key_of(first) == key_of(again)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("step", ["parameters.make", "artifacts.use", "script.s", "containerset"])
+def test_a_pod_has_the_same_key_before_and_after_it_ran(sample, version, step):
+    admitted = sample(version, f"{step}.admission")["request"]["object"]
+    assert key_of(admitted) == key_of(sample(version, f"{step}.pod"))
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_attempts_of_one_step_have_equal_keys(sample, version):
+    assert key_of(sample(version, "retry.0.pod")) == key_of(sample(version, "retry.1.pod"))
+
+
+def test_between_versions_only_what_argo_writes_elsewhere_moves(sample):
+    old = base_key(read_step(sample("3.5.15", "parameters.make.pod"))).components
+    new = base_key(read_step(sample("4.1.2", "parameters.make.pod"))).components
+    assert {name for name in old if old[name] != new.get(name)} == {"template.inputs"}
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("resource", "template-resource"),
+        ("memoize", "template-memoized"),
+        ("rich", "volume"),
+        ("artifacts.make", "output-key-names-run"),
+    ],
+)
+def test_a_step_whose_result_no_key_can_hold_has_none(sample, name, reason):
+    with pytest.raises(Unkeyable) as error:
+        key_of(sample("4.1.2", f"{name}.pod"))
+    assert error.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        {"persistentVolumeClaim": {"claimName": "c", "readOnly": True}},
+        {"hostPath": {"path": "/data"}},
+        {"nfs": {"server": "s", "path": "/"}},
+        {"csi": {"driver": "d"}},
+        {"somethingNew": {}},
+    ],
+)
+def test_a_mounted_volume_of_unknown_content_means_no_key_unless_allowed(make_pod, source):
+    pod = make_pod()
+    volume(pod, source)
+    with pytest.raises(Unkeyable, match="volume"):
+        key_of(pod)
+    pod["metadata"]["annotations"][names.ALLOW_VOLUMES] = "true"
+    assert key_of(pod) != key_of(make_pod())
+
+
+def test_a_claim_named_as_one_of_argos_volumes_is_still_a_claim(make_pod):
+    pod = make_pod()
+    volume(pod, {"persistentVolumeClaim": {"claimName": "c"}}, name="input-artifacts")
+    with pytest.raises(Unkeyable, match="volume"):
+        key_of(pod)
+
+
+@pytest.mark.parametrize("change", [{"daemon": True}, {"http": {"url": "u"}, "container": None}])
+def test_templates_that_do_not_end_or_do_not_run_here_have_no_key(make_pod, change):
+    pod = make_pod()
+    template(pod, lambda t: t.update(change))
+    with pytest.raises(Unkeyable):
+        key_of(pod)
+
+
+def test_sidecars_that_a_cluster_ignores_are_no_part_of_the_key(make_pod):
+    pod = make_pod()
+    pod["spec"]["containers"].append({"name": "istio-proxy", "image": "istio:1"})
+    rules = KeyRules(ignored_containers=frozenset({"istio-proxy"}))
+    assert base_key(read_step(pod), rules).digest == key_of(make_pod())
+
+
+def test_the_emissary_is_taken_off_and_nothing_else():
+    assert own_command(["/var/run/argo/argoexec", "emissary", "--", "a", "--", "b"]) == ["a", "--", "b"]
+    assert own_command(["/argo-bin/bin/argoexec", "emissary", "--x", "--", "a"]) == ["a"]
+    assert own_command(["a", "emissary", "--", "b"]) == ["a", "emissary", "--", "b"]
+    assert own_command([]) == []
+
+
+def test_an_entry_key_needs_the_offloaded_template(sample):
+    step = read_step(sample("4.1.2", "offloaded.pod"))
+    with pytest.raises(Unkeyable, match="template-unreadable"):
+        entry_key(step, {})
+    data = sample("4.1.2", "offloaded.configmap")["data"]
+    whole = with_template(step, json.loads(data["ARGO_TEMPLATE"]))
+    key = entry_key(whole, {"offloaded.args": data["ARGO_CONTAINER_ARGS_FILE"]})
+    other = entry_key(whole, {"offloaded.args": "other"})
+    assert key.digest != other.digest
+    assert {n for n in key.components if key.components[n] != other.components[n]} == {"offloaded.args"}
+
+
+def test_evidence_differs_when_a_version_does(sample):
+    key = base_key(read_step(sample("4.1.2", "parameters.make.pod")))
+    assert evidence(key, {"configmap.a": ["uid", "1"]}) != evidence(key, {"configmap.a": ["uid", "2"]})
+    assert evidence(key, {}) == evidence(key, {})
+
+
+def test_only_what_a_step_reads_of_a_config_map_enters_its_key(make_pod):
+    pod = make_pod()
+    set_env(pod, "C", {"valueFrom": {"configMapKeyRef": {"name": "c", "key": "a", "optional": True}}})
+    volume(pod, {"configMap": {"name": "whole"}})
+    uses = config_maps(read_step(pod), KeyRules())
+    assert set(uses) == {"c", "whole"}
+    assert uses["c"].optional
+    assert not uses["whole"].optional
+    content = {"data": {"a": "1", "b": "2"}, "binaryData": {"z": "eg=="}}
+    assert config_map_content(uses["c"], content) == {"data": {"a": "1"}, "binaryData": {}}
+    assert config_map_content(uses["whole"], content) == content
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_input_artifacts_are_resolved_and_raw_ones_are_in_the_template(sample, version):
+    found = input_artifacts(read_step(sample(version, "artifacts.use.pod")))
+    assert [a.name for a in found] == ["default", "keyed", "full", "outside"]
+    assert {a.location.bucket for a in found} == {"mlpipeline", "other"}
+
+
+def test_inputs_that_the_step_ignores_are_not_asked_for(sample):
+    pod = sample("4.1.2", "artifacts.use.pod")
+    pod["metadata"]["annotations"][names.IGNORE_INPUTS] = "default, outside"
+    assert [a.name for a in input_artifacts(read_step(pod))] == ["keyed", "full"]
+
+
+def test_an_input_of_a_kind_without_identity_means_no_key(make_pod):
+    pod = make_pod()
+    template(pod, lambda t: t["inputs"].update(artifacts=[{"name": "g", "git": {"repo": "r"}}]))
+    with pytest.raises(Unkeyable, match="input-unknown"):
+        input_artifacts(read_step(pod))
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text() | st.floats(allow_nan=False),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(first=json_values, second=json_values, name=st.text(min_size=1))
+def test_two_values_of_a_field_have_one_key_only_if_they_are_equal(first, second, name):
+    def key(value):
+        pod = copy.deepcopy(BASE)
+        pod["spec"][f"x-{name}"] = value
+        return key_of(pod)
+
+    assert (key(first) == key(second)) == (canonical(first) == canonical(second))
+
+
+def test_components_cannot_be_shifted_into_each_other(make_pod):
+    first, second = make_pod(), make_pod()
+    main(first).update(command=["a"], args=["b"])
+    main(second).update(command=["a", "b"], args=[])
+    assert key_of(first) != key_of(second)
+
+
+def test_lone_surrogates_do_not_crash(make_pod):
+    pod = make_pod()
+    main(pod)["args"] = [json.loads('"\\ud800"')]
+    assert len(key_of(pod)) == 64
