@@ -1,0 +1,51 @@
+"""Wires the kubelet and runs it."""
+
+import asyncio
+
+import structlog
+
+from memopod.kube import Client
+from memopod.sandbox.kubelet.node import Node
+from memopod.sandbox.kubelet.settings import Settings
+from memopod.service import Health, configure_logs, parse, run
+
+_DESCRIPTION = "Runs the Pods of a sandbox as local processes."
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run until SIGTERM or SIGINT; returns the exit status."""
+    settings = parse(
+        Settings,
+        argv,
+        prog="python -m memopod.sandbox.kubelet",
+        prefix="MEMOPOD_KUBELET",
+        description=_DESCRIPTION,
+    )
+    configure_logs("kubelet", level=settings.log_level)
+
+    async def service(stop: asyncio.Event) -> None:
+        await serve(settings, stop)
+
+    return run(service)
+
+
+async def serve(settings: Settings, stop: asyncio.Event) -> None:
+    """Run the node until `stop` is set; its Pods' processes end with it."""
+    settings.pods.mkdir(parents=True, exist_ok=True)
+    settings.buckets.mkdir(parents=True, exist_ok=True)
+    async with Client.from_kubeconfig(settings.kubeconfig, user_agent="memopod-sandbox-kubelet") as client:
+        node = Node(client, settings)
+        health = Health({"pods-synced": node.pods.synced.is_set})
+        port = await health.start("127.0.0.1", settings.health_port)
+        structlog.get_logger().info("kubelet started", health_port=port)
+        working = asyncio.create_task(node.run(), name="node")
+        stopping = asyncio.create_task(stop.wait(), name="stop")
+        try:
+            await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if working.done():
+                await working
+        finally:
+            working.cancel()
+            stopping.cancel()
+            await asyncio.gather(working, stopping, return_exceptions=True)
+            await health.stop()

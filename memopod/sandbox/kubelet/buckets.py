@@ -1,0 +1,90 @@
+"""Copies artifacts between a Pod's folder and the sandbox's buckets, which are folders too.
+
+An artifact is one object, or all objects below `<key>/`: Argo's `archive: none`, the only kind that
+the sandbox makes.
+"""
+
+import asyncio
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import obstore
+from obstore.exceptions import NotFoundError
+from obstore.store import LocalStore
+
+from memopod.sandbox.argo import ENDPOINT
+from memopod.steps.locations import Location, resolve
+
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_MAX_OBJECTS = 100_000
+
+
+class ArtifactError(ValueError):
+    """An artifact cannot be fetched or kept."""
+
+
+class Buckets:
+    """The buckets of the sandbox's object store: folders below `root`."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def place(self, artifact: Mapping[str, Any], archive: Mapping[str, Any] | None) -> Location:
+        """Where an artifact of a template is. Raises ArtifactError for a place outside the sandbox."""
+        name = artifact.get("name")
+        location = resolve(artifact, archive)
+        if location is None or location.kind != "s3" or location.endpoint != ENDPOINT:
+            raise ArtifactError(
+                f"artifact {name!r}: expected a place at s3 {ENDPOINT}, the sandbox's only object store"
+            )
+        if "none" not in (artifact.get("archive") or {}):
+            raise ArtifactError(f"artifact {name!r}: the sandbox keeps artifacts as they are (archive: none)")
+        return location
+
+    async def fetch(self, location: Location, target: Path) -> None:
+        """Copy an artifact to `target`, a file or a folder. Raises ArtifactError if it is not there."""
+        store = self._store(location.bucket)
+        try:
+            await _fetch_object(store, location.key, target)
+            return
+        except NotFoundError:
+            # Not an object: it may be a folder of objects.
+            keys = [meta["path"] async for page in obstore.list(store, location.key + "/") for meta in page]
+        if not keys:
+            raise ArtifactError(f"there is no artifact at {location.uri}")
+        for key in keys:
+            await _fetch_object(store, key, target / key.removeprefix(location.key + "/"))
+
+    async def keep(self, source: Path, location: Location) -> None:
+        """Copy a file or a folder to an artifact's place. Raises ArtifactError for an empty folder."""
+        store = self._store(location.bucket)
+        if source.is_file():
+            await obstore.put_async(store, location.key, source)
+            return
+        files = await asyncio.to_thread(_files, source)
+        if not files:
+            raise ArtifactError("the folder is empty, and object stores keep no empty folders")
+        for file in files:
+            await obstore.put_async(store, f"{location.key}/{file.relative_to(source).as_posix()}", file)
+
+    def _store(self, bucket: str) -> LocalStore:
+        if not _BUCKET.fullmatch(bucket) or ".." in bucket:
+            raise ArtifactError(f"{bucket!r} is no bucket's name")
+        return LocalStore(self._root / bucket, mkdir=True)
+
+
+async def _fetch_object(store: LocalStore, key: str, target: Path) -> None:
+    found = await obstore.get_async(store, key)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.open("wb") as file:
+        async for chunk in found.stream():
+            await asyncio.to_thread(file.write, chunk)
+
+
+def _files(folder: Path) -> list[Path]:
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    if len(files) > _MAX_OBJECTS:
+        raise ArtifactError(f"the folder holds more than {_MAX_OBJECTS} files")
+    return files
