@@ -29,10 +29,11 @@ _RECENT = 200
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Where a question starts. `through` is the execution by whose output the user named an artifact."""
+    """Where a question starts. `through` is the execution by whose output `output` the user named it."""
 
     node: Node
     through: Execution | None = None
+    output: str = ""
 
 
 async def resolve(reader: Reader, reference: str) -> Start:
@@ -150,7 +151,7 @@ async def _output(reader: Reader, execution: Execution, output: str) -> Start:
         raise Ambiguous(f"{execution.title}:{output}", list(candidates))
     # An artifact and a parameter of one name: the artifact is the node that the store knows.
     node = artifacts_named[0] if artifacts_named else next(iter(candidates.values()))
-    return Start(node, through=execution)
+    return Start(node, through=execution, output=output)
 
 
 def parameter(execution: Execution, name: str) -> Parameter:

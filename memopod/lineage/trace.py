@@ -96,13 +96,17 @@ async def _trace(search: _Search, start: Start, depth: int, limit: int) -> Graph
 def _limits(reach: Reach[str], depth: int, limit: int) -> list[str]:
     notes = []
     if reach.at_depth:
-        notes.append(f"stopped at depth {depth}: {len(reach.at_depth)} nodes were not followed further")
+        notes.append(f"stopped at depth {depth}: {_nodes(len(reach.at_depth))} not followed further")
     if reach.at_limit:
         notes.append(
-            f"stopped at {limit} nodes: at least {reach.beyond} more are left out, "
-            f"and {len(reach.at_limit)} were not followed to the end"
+            f"stopped at the limit of {limit}: at least {_nodes(reach.beyond)} left out, "
+            f"{_nodes(len(reach.at_limit))} not followed to the end"
         )
     return notes
+
+
+def _nodes(count: int) -> str:
+    return f"{count} node{'' if count == 1 else 's'}"
 
 
 class _Found:
@@ -174,10 +178,10 @@ class _Up:
         return [self.found.node(execution) for execution in before]
 
     async def _of_artifacts(self, artifacts: Sequence[Artifact]) -> list[Execution]:
-        through = self.found.start.through
-        if through is not None and artifacts:
-            self.found.edge(through, artifacts[0], _made(through), artifacts[0].name)
-            return [through]
+        start = self.found.start
+        if start.through is not None and artifacts:
+            self.found.edge(start.through, artifacts[0], _made(start.through), start.output)
+            return [start.through]
         producers = await self._producers([artifact.id for artifact in artifacts])
         before = []
         for artifact in artifacts:

@@ -48,7 +48,8 @@ def _label(node: Node) -> list[str]:
 
 
 def _edge_label(edge: Edge) -> str:
-    return f"{edge.relation.value} {edge.name}".strip()
+    words = "used as" if edge.relation is Relation.USED and edge.name else edge.relation.value
+    return f"{words} {edge.name}".strip()
 
 
 def _dashed(edge: Edge) -> bool:

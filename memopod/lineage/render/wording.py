@@ -57,17 +57,20 @@ def printable(text: str) -> str:
 
 def value_text(value: Value, width: int = VALUE_WIDTH) -> str:
     """A parameter's value on one line: text in quotes, anything else as JSON."""
-    text = f'"{printable(value)}"' if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= width else f"{text[: width - 1]}… ({len(text):,} characters)"
+    whole = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    # Spelling out can only lengthen a text: what is certainly cut off need not be spelled out.
+    text = printable(whole[: width + 1])
+    text = f'"{text}"' if isinstance(value, str) else text
+    return text if len(text) <= width else f"{text[: width - 1]}… ({len(whole):,} characters)"
 
 
 def duration(seconds: float | None) -> str:
     """`850 ms`, `3.2 s`, `4 min 05 s`, `2 h 03 min`; empty where unknown."""
     if seconds is None:
         return ""
-    if seconds < 1:
+    if seconds < 0.9995:
         return f"{round(seconds * 1000)} ms"
-    if seconds < 60:
+    if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
