@@ -60,10 +60,10 @@ class Buckets:
     async def keep(self, source: Path, location: Location) -> None:
         """Copy a file or a folder to an artifact's place. Raises ArtifactError for an empty folder."""
         store = self._store(location.bucket)
-        if source.is_file():
+        files = await asyncio.to_thread(_files, source)
+        if files == [source]:
             await obstore.put_async(store, location.key, source)
             return
-        files = await asyncio.to_thread(_files, source)
         if not files:
             raise ArtifactError("the folder is empty, and object stores keep no empty folders")
         for file in files:
@@ -84,6 +84,8 @@ async def _fetch_object(store: LocalStore, key: str, target: Path) -> None:
 
 
 def _files(folder: Path) -> list[Path]:
+    if folder.is_file():
+        return [folder]
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     if len(files) > _MAX_OBJECTS:
         raise ArtifactError(f"the folder holds more than {_MAX_OBJECTS} files")

@@ -16,7 +16,7 @@ from typing import Any
 from memopod.sandbox.pipelines.placeholders import EXECUTOR_OUTPUT, ROOT
 
 _VARIABLE = re.compile(r"\$\$|\$\(([A-Za-z_][A-Za-z0-9_.-]*)\)")
-_FIELDS = {
+_FIELDS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "metadata.name": lambda pod: pod["metadata"]["name"],
     "metadata.namespace": lambda pod: pod["metadata"]["namespace"],
     "metadata.uid": lambda pod: pod["metadata"]["uid"],
@@ -131,15 +131,14 @@ def _from_source(
         path = source["fieldRef"]["fieldPath"]
         if path not in _FIELDS:
             raise ContainerError(f"environment variable {name}: the sandbox does not know the field {path}")
-        return str(_FIELDS[path](pod))
+        return _FIELDS[path](pod)
     for kind, field in (("ConfigMap", "configMapKeyRef"), ("Secret", "secretKeyRef")):
         if field in source:
             reference = source[field]
             value = read(kind, str(reference["name"]), str(reference["key"]))
             if value is None and not reference.get("optional"):
-                raise ContainerError(
-                    f"environment variable {name}: there is no key {reference['key']!r} in {kind} {reference['name']!r}"
-                )
+                missing = f"there is no key {reference['key']!r} in {kind} {reference['name']!r}"
+                raise ContainerError(f"environment variable {name}: {missing}")
             return value
     raise ContainerError(f"environment variable {name}: the sandbox does not know its source")
 

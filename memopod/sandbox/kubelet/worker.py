@@ -28,6 +28,7 @@ from memopod.sandbox.kubelet.buckets import ArtifactError, Buckets
 from memopod.sandbox.kubelet.container import (
     ContainerError,
     Folder,
+    Program,
     declared_paths,
     environment,
     program,
@@ -100,19 +101,10 @@ class Worker:
         await self._report(statuses.starting(self.pod))
         started = statuses.moment()
         try:
-            step = read_step(self.pod)
-            container = main_container(self.pod)
-            if step.template is None or container is None:
-                raise ContainerError(
-                    "the sandbox runs Pods with a container main and their template inside only"
-                )
+            step, container = _readable(self.pod)
             executor = Executor(self._client, self._buckets, step, self._folder)
             await self._retried(executor.begin)
-            declared = declared_paths(step.template)
-            await asyncio.to_thread(self._folder.create, declared)
-            await executor.fetch_inputs()
-            variables = environment(self.pod, container, await self._values(container))
-            local = program(container, variables, self._folder, declared)
+            local = await self._prepare(step, container, executor)
         except (NotAStep, ContainerError, ArtifactError) as error:
             await self._cannot_start(started, str(error))
             return
@@ -123,6 +115,13 @@ class Worker:
             await self._watch_over(process, step, executor)
         finally:
             await process.stop(0)
+
+    async def _prepare(self, step: Step, container: Mapping[str, Any], executor: Executor) -> Program:
+        declared = declared_paths(step.template or {})
+        await asyncio.to_thread(self._folder.create, declared)
+        await executor.fetch_inputs()
+        variables = environment(self.pod, container, await self._values(container))
+        return program(container, variables, self._folder, declared)
 
     async def _watch_over(self, process: Process, step: Step, executor: Executor) -> None:
         started = statuses.moment()
@@ -203,7 +202,7 @@ class Worker:
                 raise Vanished from error
 
     async def _report(self, status: Mapping[str, Any]) -> None:
-        patch = [
+        patch: list[dict[str, Any]] = [
             # A Pod made anew under the same name is another Pod.
             {"op": "test", "path": "/metadata/uid", "value": self._uid},
             {"op": "add", "path": "/status", "value": status},
@@ -260,3 +259,11 @@ class Worker:
 
     async def _remove(self) -> None:
         await asyncio.to_thread(shutil.rmtree, self._folder.root, ignore_errors=True)
+
+
+def _readable(pod: Mapping[str, Any]) -> tuple[Step, Mapping[str, Any]]:
+    """The step of a Pod and its container. Raises NotAStep or ContainerError if the sandbox cannot run it."""
+    step, container = read_step(pod), main_container(pod)
+    if step.template is None or container is None:
+        raise ContainerError("the sandbox runs only Pods with a container `main` and their template inside")
+    return step, container
