@@ -15,7 +15,7 @@ import grpc
 from ml_metadata.proto import metadata_store_pb2 as mlmd
 from ml_metadata.proto import metadata_store_service_pb2 as service
 
-from memopod.mlmd import StoreClient, StoreError, StoreUnavailable
+from memopod.mlmd import NotFound, StoreClient, StoreError, StoreUnavailable
 from metadata_writer import metrics
 from metadata_writer.graph import Known, awaits_source, event_names, plan, presumed_source
 from metadata_writer.records import StepRecord
@@ -102,7 +102,10 @@ class Recorder:
 
     async def _executions(self, external_ids: Sequence[str]) -> dict[str, Any]:
         request = service.GetExecutionsByExternalIdsRequest(external_ids=external_ids)
-        answer = await self._store.call("GetExecutionsByExternalIds", request)
+        try:
+            answer = await self._store.call("GetExecutionsByExternalIds", request)
+        except NotFound:  # unknown ids are left out of the answer, unless all of them are
+            return {}
         return {execution.external_id: execution for execution in answer.executions}
 
     async def _events(self, execution_ids: Sequence[int]) -> Mapping[int, list[Any]]:
