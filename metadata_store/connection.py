@@ -76,7 +76,7 @@ def prepare_sqlite(config: metadata_store_pb2.ConnectionConfig) -> str | None:
     """
     if config.WhichOneof("config") != "sqlite":
         return None
-    path = config.sqlite.filename_uri
+    path: str = config.sqlite.filename_uri
     if not path or path == ":memory:":
         raise ValueError(_NONE_GIVEN)
     try:
