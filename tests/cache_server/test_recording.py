@@ -1,0 +1,149 @@
+import copy
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from cache_server.recording import (
+    NotRecordable,
+    check_evidence,
+    check_lifetime,
+    execution_of,
+    is_candidate,
+)
+from cache_server.sweeper import overdue
+from memopod.steps import names, read_step
+
+VERSIONS = ["3.4.17", "3.5.15", "3.7.18", "4.0.10", "4.1.2"]
+
+
+def released(pod):
+    pod["metadata"]["labels"][names.STEP_LABEL] = names.RELEASED
+    return pod
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_step_that_ran_on_a_node_and_succeeded_is_an_execution(sample, version):
+    pod = released(sample(version, "parameters.make.pod"))
+    assert is_candidate(pod)
+    execution = execution_of(read_step(pod))
+    assert execution.image_id.startswith("docker.io/library/python@sha256:")
+    assert execution.started_at <= execution.finished_at
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_pod_that_was_finished_through_the_api_alone_never_is(sample, version):
+    pod = released(sample(version, "held.make.pod"))
+    with pytest.raises(NotRecordable):
+        execution_of(read_step(pod))
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_failed_attempt_is_no_candidate(sample, version):
+    assert not is_candidate(released(sample(version, "retry.0.pod")))
+    assert is_candidate(released(sample(version, "retry.1.pod")))
+
+
+def test_a_pod_that_was_reused_or_not_marked_is_no_candidate(sample):
+    pod = sample("4.1.2", "parameters.make.pod")
+    assert not is_candidate(pod)
+    pod["metadata"]["labels"][names.STEP_LABEL] = names.REUSED
+    assert not is_candidate(pod)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda p: p["spec"].pop("nodeName"),
+        lambda p: p["status"].update(phase="Running"),
+        lambda p: p["status"]["containerStatuses"][1]["state"]["terminated"].pop("containerID"),
+        lambda p: p["status"]["containerStatuses"][0]["state"]["terminated"].update(exitCode=1),
+        lambda p: p["status"]["containerStatuses"][1].update(state={"running": {}}),
+        lambda p: p["status"].update(containerStatuses=[]),
+    ],
+)
+def test_what_was_not_seen_to_run_and_succeed_is_no_execution(sample, change):
+    pod = released(sample("4.1.2", "parameters.make.pod"))
+    for status in pod["status"]["containerStatuses"]:
+        status.pop("containerID", None)
+    change(pod)
+    with pytest.raises(NotRecordable):
+        execution_of(read_step(pod))
+
+
+def step_with(sample, **annotations):
+    pod = sample("4.1.2", "parameters.make.pod")
+    pod["metadata"]["annotations"] |= annotations
+    return read_step(pod)
+
+
+def test_what_changed_between_release_and_end_is_not_recorded(sample):
+    step = step_with(sample, **{names.INPUTS: "before"})
+    check_evidence(step, base="b", evidence="before", fixed=False)
+    with pytest.raises(NotRecordable, match="changed while it ran"):
+        check_evidence(step, base="b", evidence="after", fixed=True)
+
+
+def test_without_a_decision_only_a_step_that_reads_nothing_outside_its_pod_is_recorded(sample):
+    step = step_with(sample, **{names.KEY: "b"})
+    check_evidence(step, base="b", evidence="any", fixed=True)
+    with pytest.raises(NotRecordable, match="nobody saw"):
+        check_evidence(step, base="b", evidence="any", fixed=False)
+    with pytest.raises(NotRecordable, match="changed after its admission"):
+        check_evidence(step, base="other", evidence="any", fixed=True)
+
+
+def test_outputs_that_argo_deletes_with_their_workflow_never_become_entries(sample):
+    step = read_step(sample("4.1.2", "artifacts.make.pod"))
+    workflow = sample("4.1.2", "artifacts.workflow-final")
+    check_lifetime(step, workflow)
+    collected = copy.deepcopy(workflow)
+    collected["spec"]["artifactGC"] = {"strategy": "OnWorkflowDeletion"}
+    with pytest.raises(NotRecordable):
+        check_lifetime(step, collected)
+    for artifact in step.template["outputs"]["artifacts"]:
+        artifact["artifactGC"] = {"strategy": "Never"}
+    check_lifetime(step, collected)
+    step.template["outputs"]["artifacts"][0]["artifactGC"] = {"strategy": "OnWorkflowCompletion"}
+    with pytest.raises(NotRecordable):
+        check_lifetime(step, workflow)
+    with pytest.raises(NotRecordable, match="Workflow is gone"):
+        check_lifetime(step, None)
+    check_lifetime(read_step(sample("4.1.2", "parameters.make.pod")), None)
+
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def held(sample, **annotations):
+    pod = sample("4.1.2", "parameters.make.admission")["request"]["object"]
+    pod["spec"]["schedulingGates"] = [{"name": names.GATE}]
+    pod["metadata"]["annotations"] = annotations
+    pod["status"] = {"phase": "Pending"}
+    return pod
+
+
+def test_a_pod_is_overdue_after_its_time_and_the_grace(sample):
+    pod = held(sample, **{names.HOLD_UNTIL: "2026-01-01T00:00:00Z"})
+    assert overdue([pod], NOW - timedelta(seconds=1), timedelta()) == []
+    assert overdue([pod], NOW, timedelta()) == [pod]
+    assert overdue([pod], NOW, timedelta(seconds=10)) == []
+
+
+@pytest.mark.parametrize("until", [{}, {names.HOLD_UNTIL: "never"}, {names.HOLD_UNTIL: ""}])
+def test_a_held_pod_without_a_readable_time_is_overdue(sample, until):
+    assert len(overdue([held(sample, **until)], NOW, timedelta(hours=1))) == 1
+
+
+def test_a_claimed_pod_is_left_to_who_claimed_it_for_a_while(sample):
+    pod = held(sample, **{names.CLAIMED_BY: "somebody/with/slashes/2026-01-01T00:00:00Z"})
+    assert overdue([pod], NOW + timedelta(seconds=15), timedelta()) == []
+    assert overdue([pod], NOW + timedelta(seconds=16), timedelta()) == [pod]
+
+
+def test_a_pod_that_is_not_held_is_never_overdue(sample):
+    pod = held(sample)
+    pod["spec"]["schedulingGates"] = [{"name": "another"}]
+    assert overdue([pod], NOW, timedelta()) == []
+    pod = held(sample)
+    pod["status"]["phase"] = "Succeeded"
+    assert overdue([pod], NOW, timedelta()) == []
