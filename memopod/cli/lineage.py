@@ -11,6 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
+import grpc
 import typer
 from rich.console import Console, RenderableType
 
@@ -26,6 +27,8 @@ DEFAULT_ADDRESS = "localhost:9090"
 """Envoy's port, as upstream's manifests and a `kubectl port-forward` of its Service have it."""
 
 _ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):(\d{1,5})")
+_TIMEOUT = 30.0
+"""Seconds that one read may take: a page of a large store, through a slow network."""
 _PIPED_WIDTH = 4096
 """Columns where nobody watches: a row stays on a line, for `grep` and `less -S`."""
 
@@ -33,25 +36,21 @@ T = TypeVar("T")
 
 app = typer.Typer(
     no_args_is_help=True,
-    rich_markup_mode="rich",
-    help=f"""Ask the metadata store what ran, and where a result came from.
-
-The store is asked through Envoy or directly: --address HOST:PORT, the sandbox of --state DIR, the
-environment variable {VARIABLE}, the sandbox in {DEFAULT_STATE}, or {DEFAULT_ADDRESS}; the first of these
-that there is.
-
-A node is named run/step, run/step:output, execution:ID, artifact:ID, or by an artifact's uri.
-""",
-    epilog="""Examples:
-
-  memopod lineage runs
-
-  memopod lineage show my-pipeline-x7k2q
-
-  memopod lineage up my-pipeline-x7k2q/comp:Output
-
-  memopod lineage down artifact:7 --depth 3 -o mermaid
-""",
+    add_completion=False,
+    help=(
+        "Ask the metadata store what ran, and where a result came from.\n\n"
+        "The store is asked through Envoy or directly: at --address HOST:PORT, in the sandbox of --state "
+        f"DIR, at the address in {VARIABLE}, in the sandbox in {DEFAULT_STATE}, or at {DEFAULT_ADDRESS}; "
+        "the first of these that there is.\n\n"
+        "A node is named run/step, run/step:output, execution:ID, artifact:ID, or by an artifact's uri."
+    ),
+    epilog=(
+        "Examples:\n\n"
+        "memopod lineage runs\n\n"
+        "memopod lineage show my-pipeline-x7k2q\n\n"
+        "memopod lineage up my-pipeline-x7k2q/comp:Output\n\n"
+        "memopod lineage down artifact:7 --depth 3 -o mermaid"
+    ),
 )
 
 
@@ -74,7 +73,7 @@ class ListForm(StrEnum):
 
 AddressOption = Annotated[
     str | None,
-    typer.Option("--address", metavar="HOST:PORT", help=f"The store, or its Envoy. [env: {VARIABLE}]"),
+    typer.Option("--address", metavar="HOST:PORT", help=f"The store, or its Envoy (or set {VARIABLE})."),
 ]
 StateOption = Annotated[
     Path | None,
@@ -223,8 +222,7 @@ def _checked(address: str, origin: str) -> str:
 def _of_sandbox(state: Path) -> str:
     path = state / "sandbox.json"
     try:
-        described = json.loads(path.read_text())
-        address = described["envoy"]["address"]
+        address = str(json.loads(path.read_text())["envoy"]["address"])
     except FileNotFoundError:
         _fail(
             f"{path} does not exist: no sandbox has run there; start one with "
@@ -234,19 +232,21 @@ def _of_sandbox(state: Path) -> str:
         _fail(f"{path} cannot be read: {error.strerror}")
     except (ValueError, KeyError, TypeError):
         _fail(f"{path} names no Envoy address; start the sandbox again, or give --address HOST:PORT")
-    return _checked(str(address), str(path))
+    return _checked(address, str(path))
 
 
 def _ask(target: Target, question: Callable[[StoreClient], Awaitable[T]]) -> T:
     async def ask() -> T:
-        async with StoreClient(target.address) as client:
+        async with StoreClient(target.address, timeout=_TIMEOUT) as client:
             return await question(client)
 
     try:
         return asyncio.run(ask())
     except lineage.LineageError as error:
         _fail(str(error))
-    except StoreUnavailable:
+    except StoreUnavailable as error:
+        if error.code is grpc.StatusCode.DEADLINE_EXCEEDED:
+            _fail(f"the metadata store at {target.address} did not answer within {_TIMEOUT:.0f} s; try again")
         chosen = f" ({target.tried})" if target.tried else ""
         _fail(
             f"no metadata store answers at {target.address}{chosen}; start `memopod sandbox up`, "

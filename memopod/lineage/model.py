@@ -156,11 +156,14 @@ class Graph:
     unfollowed: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
 
-    def next(self, key: str) -> list[tuple[Edge, str]]:
-        """The edges that lead on from a node in this graph's direction, each with the node it leads to."""
-        if self.direction is Direction.UP:
-            return [(edge, edge.source) for edge in self.edges if edge.target == key]
-        return [(edge, edge.target) for edge in self.edges if edge.source == key]
+    def onward(self) -> dict[str, list[tuple[Edge, str]]]:
+        """For each node the edges that lead on in this graph's direction, each with the node it leads to."""
+        found: dict[str, list[tuple[Edge, str]]] = {key: [] for key in self.nodes}
+        for edge in self.edges:
+            ends = (edge.source, edge.target)
+            here, there = ends if self.direction is Direction.DOWN else reversed(ends)
+            found[here].append((edge, there))
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

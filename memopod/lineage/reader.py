@@ -13,14 +13,18 @@ from ml_metadata.proto import metadata_store_service_pb2 as service
 
 from memopod.lineage import records
 from memopod.lineage.model import Artifact, Execution
-from memopod.mlmd import NotFound, StoreClient
+from memopod.mlmd import NotFound, StoreClient, list_all
 
 _BATCH = 100
-"""Ids in a request, and rows in a page: MLMD's own server silently cuts longer pages."""
+"""Ids in a request: an answer stays far below the largest message."""
 _AT_ONCE = 4
 """Requests under way: enough to hide a network's latency, few enough to leave the store to others."""
 RUN_TYPES = ("KfpRun", "system.PipelineRun")
 """Types of the contexts that stand for runs: the metadata writer's, and Kubeflow's v2 driver's."""
+
+_ORDER = mlmd.ListOperationOptions.OrderByField
+_BY_ID = _ORDER(field=_ORDER.ID, is_asc=True)
+_NEWEST_FIRST = _ORDER(field=_ORDER.CREATE_TIME, is_asc=False)
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -95,10 +99,14 @@ class Reader:
             prop = "custom_properties.cached_execution_id"
             numbers = ",".join(str(number) for number in batch)
             texts = ",".join(f"'{number}'" for number in batch)
-            query = f"{prop}.int_value IN ({numbers}) OR {prop}.string_value IN ({texts})"
+            request = service.GetExecutionsRequest()
+            request.options.filter_query = (
+                f"{prop}.int_value IN ({numbers}) OR {prop}.string_value IN ({texts})"
+            )
+            request.options.order_by_field.CopyFrom(_BY_ID)
             return [
                 records.execution(message)
-                async for message in self._pages("GetExecutions", service.GetExecutionsRequest(), query)
+                async for message in list_all(self._client, "GetExecutions", request)
             ]
 
         found = await _batches(read, list(dict.fromkeys(ids)))
@@ -118,11 +126,13 @@ class Reader:
     async def runs(self, *, limit: int, prefix: str = "") -> tuple[list[mlmd.Context], bool]:
         """The latest runs, newest first, whose names start with `prefix`; and whether there are more."""
         kinds = ",".join(f"'{kind}'" for kind in RUN_TYPES)
-        query = f"type IN ({kinds})"
+        request = service.GetContextsRequest()
+        request.options.order_by_field.CopyFrom(_NEWEST_FIRST)
+        request.options.filter_query = f"type IN ({kinds})"
         if prefix:
-            query += f" AND name LIKE '{prefix}%'"
+            request.options.filter_query += f" AND name LIKE '{prefix}%'"
         found: list[mlmd.Context] = []
-        async for context in self._pages("GetContexts", service.GetContextsRequest(), query, newest=True):
+        async for context in list_all(self._client, "GetContexts", request):
             # An underscore in the prefix is a wildcard to the store.
             if context.name.startswith(prefix):
                 if len(found) == limit:
@@ -135,8 +145,9 @@ class Reader:
     ) -> tuple[list[Execution], bool]:
         """The first `limit` executions of a run, and whether there are more."""
         request = service.GetExecutionsByContextRequest(context_id=context.id)
+        request.options.order_by_field.CopyFrom(_BY_ID)
         found: list[Execution] = []
-        async for message in self._pages("GetExecutionsByContext", request):
+        async for message in list_all(self._client, "GetExecutionsByContext", request):
             if limit is not None and len(found) == limit:
                 return found, True
             execution = records.execution(message)
@@ -145,22 +156,6 @@ class Reader:
             self._executions[execution.id] = execution
             found.append(execution)
         return found, False
-
-    async def _pages(self, rpc: str, request: Any, query: str = "", *, newest: bool = False) -> Any:
-        """Rows of a listing, page after page. Without `newest`, in the order of their ids."""
-        request.options.max_result_size = _BATCH
-        request.options.filter_query = query
-        order = request.options.order_by_field
-        fields = mlmd.ListOperationOptions.OrderByField
-        order.field = fields.CREATE_TIME if newest else fields.ID
-        order.is_asc = not newest
-        while True:
-            answer: Any = await self._client.call(rpc, request)
-            for row in getattr(answer, _ROWS[rpc]):
-                yield row
-            if not answer.next_page_token:
-                return
-            request.options.next_page_token = answer.next_page_token
 
     async def _keep(self, found: Iterable[Execution]) -> None:
         """Keep executions, and look up the run of those that do not name theirs."""
@@ -180,9 +175,6 @@ class Reader:
             self._executions[number] = dataclasses.replace(self._executions[number], run=name)
 
         await at_once(name_run, unnamed)
-
-
-_ROWS = {"GetExecutions": "executions", "GetContexts": "contexts", "GetExecutionsByContext": "executions"}
 
 
 async def _batches(read: Callable[[Sequence[T]], Awaitable[list[R]]], items: Sequence[T]) -> list[R]:

@@ -8,10 +8,10 @@ text and the step's name as `task_name`.
 from collections.abc import Mapping
 from typing import Any
 
-from google.protobuf import json_format
 from ml_metadata.proto import metadata_store_pb2 as mlmd
 
 from memopod.lineage.model import Artifact, Execution, State, Value
+from memopod.mlmd import from_properties
 
 INPUT_EVENTS = frozenset({mlmd.Event.INPUT, mlmd.Event.DECLARED_INPUT, mlmd.Event.INTERNAL_INPUT})
 OUTPUT_EVENTS = frozenset({mlmd.Event.OUTPUT, mlmd.Event.DECLARED_OUTPUT, mlmd.Event.INTERNAL_OUTPUT})
@@ -67,20 +67,7 @@ def event_name(message: Any) -> str:
 
 
 def _properties(message: Any) -> dict[str, Value]:
-    merged = {name: _value(value) for name, value in message.properties.items()}
-    merged.update((name, _value(value)) for name, value in message.custom_properties.items())
-    return merged
-
-
-def _value(message: Any) -> Value:
-    kind = message.WhichOneof("value")
-    if kind is None:
-        return None
-    value = getattr(message, kind)
-    if kind == "struct_value":
-        return json_format.MessageToDict(value)
-    # Only the writer of a packed message has its type; its name is all that can be said here.
-    return value.type_url if kind == "proto_value" else value
+    return {**from_properties(message.properties), **from_properties(message.custom_properties)}
 
 
 def _values(properties: Mapping[str, Value], side: str) -> dict[str, Value]:

@@ -15,6 +15,7 @@ from memopod.lineage.render.wording import (
 
 def tree(graph: Graph) -> Tree:
     """A graph of `up` or `down` from its root; limits and gaps are said below it."""
+    onward = graph.onward()
     shown: set[str] = set()
     top = Tree(Text("lineage"), hide_root=True)
     # A stack and not recursion: a chain may be longer than Python's recursion limit.
@@ -32,7 +33,7 @@ def tree(graph: Graph) -> Tree:
         branch = parent.add(line)
         if isinstance(node, Execution):
             _add_inputs(branch, node)
-        for edge, other in reversed(graph.next(key)):
+        for edge, other in reversed(onward[key]):
             waiting.append((branch, edge_text(edge, graph.direction), other))
     for note in graph.notes:
         top.add(Text(f"note: {printable(note)}", style="yellow"))
