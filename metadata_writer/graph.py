@@ -13,6 +13,7 @@ from typing import Any
 from ml_metadata.proto import metadata_store_pb2 as mlmd
 from ml_metadata.proto import metadata_store_service_pb2 as service
 
+from memopod.mlmd import to_value
 from metadata_writer.records import Run, State, StepRecord, Value
 
 _UNRESOLVED_INPUTS = "unresolved_inputs"
@@ -253,12 +254,4 @@ def _assign(target: Any, values: Mapping[str, Value], *, overrule: bool = True) 
     for name, value in values.items():
         if not overrule and name in target:
             continue
-        match value:
-            case bool():
-                target[name].bool_value = value
-            case int():
-                target[name].int_value = value
-            case float():
-                target[name].double_value = value
-            case str():
-                target[name].string_value = value
+        target[name].CopyFrom(to_value(value))

@@ -15,7 +15,7 @@ import grpc
 from ml_metadata.proto import metadata_store_pb2 as mlmd
 from ml_metadata.proto import metadata_store_service_pb2 as service
 
-from memopod.mlmd import NotFound, StoreClient, StoreError, StoreUnavailable
+from memopod.mlmd import NotFound, StoreClient, StoreError
 from metadata_writer import metrics
 from metadata_writer.graph import Known, awaits_source, event_names, plan, presumed_source
 from metadata_writer.records import StepRecord
@@ -64,15 +64,12 @@ class Recorder:
         for attempt in range(_ATTEMPTS):
             try:
                 return await self._record(record, patient=patient)
-            except StoreUnavailable:
-                self._types.forget()
-                raise
             except StoreError as error:
+                if error.code is not grpc.StatusCode.ABORTED:
+                    self._types.forget()  # the store may come back as another one, or be another already
                 if error.code not in _ASK_AGAIN or attempt == _ATTEMPTS - 1:
                     raise
                 metrics.RETRIES.labels(reason=error.code.name.lower()).inc()
-                if error.code is not grpc.StatusCode.ABORTED:
-                    self._types.forget()
             await asyncio.sleep(_FIRST_PAUSE * 2**attempt * random.uniform(0.5, 1.5))  # noqa: S311 (jitter)
         raise AssertionError("the last attempt returns or raises")
 

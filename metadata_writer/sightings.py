@@ -141,12 +141,14 @@ class Sightings:
 
     def _pod_nodes(self, workflow: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
         try:
-            nodes = workflow_nodes(workflow)
+            return dict(_recorded_nodes(workflow, workflow_nodes(workflow)))
         except NodesOffloaded as error:
-            name = workflow["metadata"]["name"]
-            self._log.warning("steps whose Pods are gone cannot be closed", workflow=name, error=str(error))
-            return {}
-        return dict(_recorded_nodes(workflow, nodes))
+            reason = str(error)
+        except Exception as error:  # noqa: BLE001 (nobody validates a Workflow: one may hold anything)
+            reason = f"its nodes cannot be read: {type(error).__name__}"
+        name = workflow["metadata"]["name"]
+        self._log.warning("steps whose Pods are gone cannot be closed", workflow=name, error=reason)
+        return {}
 
 
 def step_key(pod: Mapping[str, Any]) -> StepKey | None:

@@ -1,10 +1,9 @@
 """The ids of the types that records need: put once each, then remembered."""
 
-from typing import Any, Protocol
-
 from ml_metadata.proto import metadata_store_pb2 as mlmd
 from ml_metadata.proto import metadata_store_service_pb2 as service
 
+from memopod.mlmd import StoreClient
 from metadata_writer.graph import TypeIds
 from metadata_writer.records import RUN_TYPE, StepRecord
 
@@ -12,17 +11,10 @@ _RUN_PROPERTIES = ("pipeline_name", "run_id")
 _EXECUTION_PROPERTIES = (*_RUN_PROPERTIES, "component_id")
 
 
-class Store(Protocol):
-    """The part of `memopod.mlmd.StoreClient` that the writer needs."""
-
-    async def call(self, rpc: str, request: Any) -> Any:
-        """Call one RPC of `MetadataStoreService`; raises `memopod.mlmd.StoreError`."""
-
-
 class TypeRegistry:
     """Remembers ids until told to `forget`, which is due whenever the store may be another one."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: StoreClient) -> None:
         self._store = store
         self._ids: dict[tuple[str, str], int] = {}
 

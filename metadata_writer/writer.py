@@ -36,7 +36,7 @@ _LOOKS: Final = 12
 """How often a step is looked at again for what is missing: three minutes in all. After that only an
 event of its own, or a restart, brings it back."""
 _PATIENT_LOOKS: Final = 7
-"""How long (16 s) a reused step waits for the record of the run it reuses, which is usually there."""
+"""How often a reused step waits for the record of the run it reuses: half a minute. It is usually there."""
 
 _decode = msgspec.json.Decoder().decode
 
@@ -63,6 +63,7 @@ class Writer:
         self._queue: WorkQueue[StepKey] = WorkQueue()
         self._since: dict[StepKey, float] = {}
         self._progress: dict[StepKey, _Progress] = {}
+        self._failing: set[StepKey] = set()
         self._log = structlog.get_logger()
         self.sightings = Sightings(self._changed, limit=limit)
 
@@ -203,7 +204,7 @@ class Writer:
     def _finish(self, key: StepKey, *, settled: bool) -> None:
         self._progress.pop(key, None)
         self._since.pop(key, None)
-        metrics.FAILING.set(sum(p.failures > 0 for p in self._progress.values()))
+        self._mark(key, failing=False)
         if settled:
             self.sightings.settle(key)
 
@@ -211,6 +212,7 @@ class Writer:
         progress = self._progress.setdefault(key, _Progress())
         progress.failures = 0
         progress.looks += 1
+        self._mark(key, failing=False)
         if progress.looks < _LOOKS:
             metrics.RETRIES.labels(reason="incomplete").inc()
             self._queue.add_later(key, _delay(progress.looks))
@@ -222,12 +224,16 @@ class Writer:
         )
         self._finish(key, settled=record.state.finished)
 
+    def _mark(self, key: StepKey, *, failing: bool) -> None:
+        (self._failing.add if failing else self._failing.discard)(key)
+        metrics.FAILING.set(len(self._failing))
+
     def _put_off(self, key: StepKey, error: Exception, *, unforeseen: bool = False) -> None:
         progress = self._progress.setdefault(key, _Progress())
         progress.failures += 1
         delay = _delay(progress.failures)
         metrics.RETRIES.labels(reason="error").inc()
-        metrics.FAILING.set(sum(p.failures > 0 for p in self._progress.values()))
+        self._mark(key, failing=True)
         self._log.warning(
             "a step was not recorded; it is tried again",
             step="/".join(key),

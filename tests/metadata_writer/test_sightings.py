@@ -148,3 +148,17 @@ def test_a_workflow_whose_nodes_are_elsewhere_shows_none(seen, workflow):
     workflow["status"] = {"offloadNodeStatusVersion": "fnv:1"}
     seen.on_workflow("ADDED", workflow)
     assert seen.taken() == []
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"status": {"compressedNodes": "no base64"}},
+        {"status": {"nodes": {"n": "text"}}},
+        {"spec": {"templates": ["text"]}, "status": {"nodes": {"n": {"type": "Pod"}}}},
+    ],
+    ids=["packed", "nodes", "templates"],
+)
+def test_a_workflow_that_nobody_can_read_shows_no_steps(seen, workflow, broken):
+    seen.on_workflow("ADDED", {"metadata": workflow["metadata"], **broken})
+    assert seen.taken() == []
