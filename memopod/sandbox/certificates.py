@@ -1,0 +1,242 @@
+"""The sandbox's identity files: a CA, serving certificates, bearer tokens and kubeconfigs."""
+
+import base64
+import datetime as dt
+import ipaddress
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import yaml
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+_LIFETIME = dt.timedelta(days=825)
+"""The longest that common TLS clients accept of a serving certificate."""
+_CLOCK_SKEW = dt.timedelta(hours=1)
+_RENEW_BEFORE = dt.timedelta(days=30)
+
+_ACCOUNTS = "system:serviceaccounts"
+USERS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "admin": ("sandbox-admin", ("system:masters",)),
+    "cache-server": ("system:serviceaccount:memopod:cache-server", (_ACCOUNTS, f"{_ACCOUNTS}:memopod")),
+    "metadata-writer": (
+        "system:serviceaccount:memopod:metadata-writer",
+        (_ACCOUNTS, f"{_ACCOUNTS}:memopod"),
+    ),
+    "janitor": ("system:serviceaccount:memopod:janitor", (_ACCOUNTS, f"{_ACCOUNTS}:memopod")),
+    "kubelet": ("system:node:sandbox", ("system:nodes",)),
+    "workflow-controller": ("system:serviceaccount:argo:argo", (_ACCOUNTS, f"{_ACCOUNTS}:argo")),
+}
+"""Component -> user name and groups, as the API server tells webhooks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A certificate and its private key, both PEM files."""
+
+    certificate: Path
+    key: Path
+
+
+@dataclass(frozen=True, slots=True)
+class StateFiles:
+    """Where the identity files of a sandbox are. `kubeconfig` is the administrator's."""
+
+    ca: Path
+    apiserver: Pair
+    cache_server: Pair
+    tokens: Path
+    kubeconfig: Path
+    kubeconfigs: dict[str, Path]
+
+    @property
+    def ca_bundle(self) -> str:
+        """The CA as `caBundle` of a webhook configuration."""
+        return base64.b64encode(self.ca.read_bytes()).decode()
+
+
+def prepare_state(state: Path, api_port: int) -> StateFiles:
+    """Write what is missing in a sandbox's folder, and return where it is.
+
+    A second call changes nothing, but for the kubeconfigs after a change of `api_port` and for
+    certificates that are about to expire. Keys, tokens and kubeconfigs are readable by their owner
+    only. Raises OSError if the folder cannot be written.
+    """
+    tls = state / "tls"
+    _folder(state)
+    _folder(tls)
+    _folder(state / "kube")
+    authority = _authority(Pair(tls / "ca.crt", tls / "ca.key"))
+    apiserver = _serving(authority, Pair(tls / "apiserver.crt", tls / "apiserver.key"), "kube-apiserver")
+    cache_server = _serving(
+        authority, Pair(tls / "cache-server.crt", tls / "cache-server.key"), "cache-server"
+    )
+    tokens = _tokens(state / "tokens.json")
+    files = {name: state / "kube" / f"{name}.kubeconfig" for name in USERS if name != "admin"}
+    for name, path in {**files, "admin": state / "kubeconfig"}.items():
+        _write_secret(path, _kubeconfig(authority.certificate.read_bytes(), api_port, name, tokens[name]))
+    return StateFiles(
+        ca=authority.certificate,
+        apiserver=apiserver,
+        cache_server=cache_server,
+        tokens=state / "tokens.json",
+        kubeconfig=state / "kubeconfig",
+        kubeconfigs=files,
+    )
+
+
+def _authority(pair: Pair) -> Pair:
+    if not _is_current(pair):
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = _name("memopod sandbox CA")
+        builder = _builder(name, name, key.public_key(), key.public_key())
+        builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        builder = builder.add_extension(_usage(authority=True), critical=True)
+        _write_pair(pair, builder.sign(key, hashes.SHA256()), key)
+    return pair
+
+
+def _serving(authority: Pair, pair: Pair, common_name: str) -> Pair:
+    """A certificate for 127.0.0.1, ::1 and localhost, signed by the authority."""
+    issuer = x509.load_pem_x509_certificate(authority.certificate.read_bytes())
+    if _is_current(pair, issuer):
+        return pair
+    issuer_key = serialization.load_pem_private_key(authority.key.read_bytes(), None)
+    if not isinstance(issuer_key, ec.EllipticCurvePrivateKey):
+        raise TypeError(f"{authority.key}: expected an elliptic curve key, got another kind")
+    key = ec.generate_private_key(ec.SECP256R1())
+    builder = _builder(_name(common_name), issuer.subject, key.public_key(), issuer_key.public_key())
+    names = [
+        x509.DNSName("localhost"),
+        x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
+        x509.IPAddress(ipaddress.ip_address("::1")),
+    ]
+    builder = (
+        builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_usage(authority=False), critical=True)
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+    )
+    _write_pair(pair, builder.sign(issuer_key, hashes.SHA256()), key)
+    return pair
+
+
+def _is_current(pair: Pair, issuer: x509.Certificate | None = None) -> bool:
+    if not pair.certificate.exists() or not pair.key.exists():
+        return False
+    certificate = x509.load_pem_x509_certificate(pair.certificate.read_bytes())
+    if issuer is not None and certificate.issuer != issuer.subject:
+        return False
+    return certificate.not_valid_after_utc - _RENEW_BEFORE > _now() and (
+        issuer is None or _authority_key(certificate) == _subject_key(issuer)
+    )
+
+
+def _builder(
+    subject: x509.Name,
+    issuer: x509.Name,
+    key: ec.EllipticCurvePublicKey,
+    issuer_key: ec.EllipticCurvePublicKey,
+) -> x509.CertificateBuilder:
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(_now() - _CLOCK_SKEW)
+        .not_valid_after(_now() + _LIFETIME)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key), critical=False)
+    )
+
+
+def _usage(*, authority: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=True,
+        key_cert_sign=authority,
+        crl_sign=authority,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _subject_key(certificate: x509.Certificate) -> bytes:
+    return certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
+
+
+def _authority_key(certificate: x509.Certificate) -> bytes | None:
+    return certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier
+
+
+def _name(common_name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+
+
+def _now() -> dt.datetime:
+    return dt.datetime.now(dt.UTC)
+
+
+def _write_pair(pair: Pair, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> None:
+    pem = serialization.Encoding.PEM
+    plain = serialization.NoEncryption()
+    _write_secret(pair.key, key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain))
+    _write(pair.certificate, certificate.public_bytes(pem), mode=0o644)
+
+
+def _tokens(path: Path) -> dict[str, str]:
+    """Component -> token, from the file of tokens, completed with new ones."""
+    known: dict[str, Any] = msgspec.json.decode(path.read_bytes()) if path.exists() else {}
+    by_user = {entry["username"]: token for token, entry in known.items()}
+    missing = {name: user for name, user in USERS.items() if user[0] not in by_user}
+    for username, groups in missing.values():
+        token = secrets.token_urlsafe(32)
+        known[token] = {"username": username, "groups": list(groups)}
+        by_user[username] = token
+    if missing:
+        _write_secret(path, msgspec.json.format(msgspec.json.encode(known)))
+    return {name: by_user[user[0]] for name, user in USERS.items()}
+
+
+def _kubeconfig(authority: bytes, port: int, user: str, token: str) -> bytes:
+    cluster = {
+        "server": f"https://127.0.0.1:{port}",
+        "certificate-authority-data": base64.b64encode(authority).decode(),
+    }
+    context = {"cluster": "sandbox", "user": user, "namespace": "pipelines"}
+    document = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "sandbox", "cluster": cluster}],
+        "users": [{"name": user, "user": {"token": token}}],
+        "contexts": [{"name": "sandbox", "context": context}],
+        "current-context": "sandbox",
+    }
+    return yaml.safe_dump(document, sort_keys=False).encode()
+
+
+def _folder(path: Path) -> None:
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def _write_secret(path: Path, content: bytes) -> None:
+    if not path.exists() or path.read_bytes() != content:
+        _write(path, content, mode=0o600)
+
+
+def _write(path: Path, content: bytes, *, mode: int) -> None:
+    """Whole or not at all: a reader, or a crash, never meets half a file."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as file:
+        file.write(content)
+    beside.replace(path)
