@@ -52,7 +52,11 @@ class Direction(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Execution:
-    """One step of one run. Times are milliseconds since the epoch; `run` is empty where unknown."""
+    """One step of one run. Times are milliseconds since the epoch; `run` is empty where unknown.
+
+    `unresolved_inputs` and `unresolved_outputs` are the names of artifacts that the step had but the
+    store did not know when the step was recorded: gaps of the lineage.
+    """
 
     id: int
     step: str
@@ -69,6 +73,8 @@ class Execution:
     namespace: str = ""
     image: str = ""
     fingerprint: str = ""
+    unresolved_inputs: tuple[str, ...] = ()
+    unresolved_outputs: tuple[str, ...] = ()
     workflow_uid: str = ""
 
     @property

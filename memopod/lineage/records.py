@@ -38,6 +38,8 @@ def execution(message: Any) -> Execution:
         namespace=_first(properties, "namespace"),
         image=_first(properties, "image"),
         fingerprint=_first(properties, "fingerprint", "cache_fingerprint"),
+        unresolved_inputs=_list(properties, "unresolved_inputs"),
+        unresolved_outputs=_list(properties, "unresolved_outputs"),
         workflow_uid=message.external_id.partition("/")[0],
     )
 
@@ -61,9 +63,17 @@ def context_namespace(message: Any) -> str:
     return _first(_properties(message), "namespace")
 
 
+def event_names(message: Any) -> tuple[str, ...]:
+    """The names under which an `ml_metadata.Event` joins its artifact: its path's keys.
+
+    The store keeps one event for an execution that reads an artifact twice, so there may be several.
+    """
+    return tuple(step.key for step in message.path.steps if step.HasField("key"))
+
+
 def event_name(message: Any) -> str:
-    """The name under which an `ml_metadata.Event` joins its artifact: its path's first key."""
-    return next((step.key for step in message.path.steps if step.HasField("key")), "")
+    """All names of an event as one text, for an edge."""
+    return ", ".join(event_names(message))
 
 
 def _properties(message: Any) -> dict[str, Value]:
@@ -80,6 +90,10 @@ def _values(properties: Mapping[str, Value], side: str) -> dict[str, Value]:
 
 def _first(properties: Mapping[str, Value], *names: str) -> str:
     return next((str(value) for name in names if (value := properties.get(name)) not in (None, "")), "")
+
+
+def _list(properties: Mapping[str, Value], name: str) -> tuple[str, ...]:
+    return tuple(part for part in _first(properties, name).split(",") if part)
 
 
 def _number(value: Value) -> int | None:

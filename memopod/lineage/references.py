@@ -134,8 +134,8 @@ async def _output(reader: Reader, execution: Execution, output: str) -> Start:
     for event in written:
         artifact = artifacts.get(event.artifact_id)
         if artifact is not None:
-            names.append(records.event_name(event) or artifact.name)
-            if output in {records.event_name(event), artifact.name}:
+            names += records.event_names(event) or (artifact.name,)
+            if output in {*records.event_names(event), artifact.name}:
                 candidates[artifact.key] = artifact
     if output in execution.outputs:
         value = parameter(execution, output)

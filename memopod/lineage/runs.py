@@ -115,7 +115,8 @@ def _ports(
     for event in events:
         artifact = artifacts.get(event.artifact_id)
         if artifact is not None and event.type in kinds:
-            found.append(Port(name=records.event_name(event) or artifact.name, artifact=artifact))
+            names = records.event_names(event) or (artifact.name,)
+            found += [Port(name=name, artifact=artifact) for name in names]
     return tuple(sorted(found, key=lambda port: (port.name, port.artifact.id)))
 
 

@@ -130,6 +130,13 @@ class _Found:
         edge = Edge(source=self.node(source), target=self.node(target), relation=relation, name=name)
         self.edges[edge] = None
 
+    def gap(self, execution: Execution, side: str, names: Sequence[str]) -> None:
+        """Note the artifacts that an execution had but the store did not know."""
+        if names:
+            plural = "s" if len(names) > 1 else ""
+            text = f"{side}{plural} {', '.join(names)} of {execution.title} ({execution.key})"
+            self.notes[f"{text}: no such artifact was recorded, so it is not followed"] = None
+
     async def executions(self, ids: Iterable[int]) -> dict[int, Execution]:
         """Read executions; a note says which are missing."""
         wanted = list(dict.fromkeys(ids))
@@ -198,6 +205,8 @@ class _Up:
         return list(writers.values())
 
     async def _of_executions(self, executions: Sequence[Execution]) -> list[Execution]:
+        for execution in executions:
+            self.found.gap(execution, "input", execution.unresolved_inputs)
         return [
             *await self._through_inputs(executions),
             *await self._through_reuse(executions),
@@ -296,6 +305,8 @@ class _Down:
         nodes = [self.found.nodes[key] for key in keys]
         artifacts = {node.id: node for node in nodes if isinstance(node, Artifact)}
         executions = [node for node in nodes if isinstance(node, Execution)]
+        for execution in executions:
+            self.found.gap(execution, "output", execution.unresolved_outputs)
         after: list[Node] = [
             *await self._users(artifacts, runs=None),
             *await self._of_parameters([node for node in nodes if isinstance(node, Parameter)]),

@@ -134,28 +134,31 @@ class Recorder:
         outputs=None,
         cached=None,
         seconds=2,
-        uid="",
+        lost="",
     ):
         """Record a step; `uses` and `makes` are artifact ids by name. Returns the execution's id."""
         self.nodes += 1
-        execution = await self.execution(run, step, state, inputs, outputs, cached, seconds, uid)
+        execution = await self.execution(run, step, state, inputs, outputs, cached, seconds)
+        if lost:
+            execution.custom_properties["unresolved_inputs"].string_value = lost
         request = service.PutLineageSubgraphRequest(executions=[execution])
         request.contexts.append(await self.context(run))
         request.options.reuse_context_if_already_exist = True
         for kind, artifacts in ((mlmd.Event.INPUT, uses), (mlmd.Event.OUTPUT, makes)):
-            for key, number in (artifacts or {}).items():
+            for number in dict.fromkeys((artifacts or {}).values()):
                 edge = request.event_edges.add(execution_index=0)
                 edge.event.type = kind
                 edge.event.artifact_id = number
-                edge.event.path.steps.add(key=key)
+                for key in (key for key, other in artifacts.items() if other == number):
+                    edge.event.path.steps.add(key=key)
         answer = await self.client.call("PutLineageSubgraph", request)
         return answer.execution_ids[0]
 
-    async def execution(self, run, step, state, inputs, outputs, cached, seconds, uid):
+    async def execution(self, run, step, state, inputs, outputs, cached, seconds):
         names = ("pipeline_name", "run_id", "component_id")
         message = mlmd.Execution(
             type_id=await self.type("Execution", "components.template", names),
-            external_id=f"{uid or run + '-uid'}/{run}-{self.nodes}",
+            external_id=f"{run}-uid/{run}-{self.nodes}",
             last_known_state=mlmd.Execution.State.Value(state),
         )
         for name, value in zip(names, (run, run, "template"), strict=True):
@@ -246,6 +249,8 @@ async def record_oddities(recorder):
     await recorder.step("odd-1", "hostile", outputs={"text": "\x1b[31m[bold]red[/bold]\nnext", "none": ""})
     await recorder.step("odd-1", "old", state="UNKNOWN")
     await recorder.step("odd-1", "wide", outputs={"text": "x" * 5000})
+    one = await recorder.artifact("minio://pipelines/odd-1/one")
+    await recorder.step("odd-1", "twice", uses={"left": one, "right": one}, lost="third")
     for _ in range(2):
         await recorder.artifact("minio://pipelines/odd-1/overwritten")
 

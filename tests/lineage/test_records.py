@@ -52,9 +52,18 @@ def test_an_empty_parameter_is_a_parameter():
     assert records.execution(message).outputs == {"text": ""}
 
 
-def test_an_event_is_named_by_its_paths_first_key():
+def test_an_event_is_named_by_its_paths_keys():
     event = mlmd.Event()
     event.path.steps.add(index=0)
     event.path.steps.add(key="model")
-    assert records.event_name(event) == "model"
+    event.path.steps.add(key="base")
+    assert records.event_names(event) == ("model", "base")
+    assert records.event_name(event) == "model, base"
     assert records.event_name(mlmd.Event()) == ""
+
+
+def test_artifacts_that_were_not_known_are_named():
+    message = mlmd.Execution(id=3)
+    message.custom_properties["unresolved_inputs"].string_value = "a,b"
+    execution = records.execution(message)
+    assert (execution.unresolved_inputs, execution.unresolved_outputs) == (("a", "b"), ())

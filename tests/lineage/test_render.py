@@ -82,6 +82,11 @@ async def test_what_was_reused_but_is_not_recorded_is_said(client):
     assert "execution 987654 (not recorded)" in text(render.run_table(report))
 
 
+async def test_an_artifact_that_is_not_recorded_is_said(client):
+    shown = text(render.run_tree(await show(client, "odd-1")))
+    assert "input third: an artifact that is not recorded" in shown
+
+
 async def test_values_can_neither_write_to_the_terminal_nor_be_markup(client):
     report = await show(client, "odd-1")
     for shown in (text(render.run_tree(report)), text(render.run_table(report))):

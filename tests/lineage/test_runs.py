@@ -62,6 +62,12 @@ async def test_a_run_of_hundreds_of_steps_is_shown_whole(client):
     assert all(step.inputs for step in report.steps[1:])
 
 
+async def test_an_artifact_that_a_step_reads_twice_is_shown_under_both_names(client):
+    report = await show(client, "odd-1")
+    twice = next(step for step in report.steps if step.execution.step == "twice")
+    assert [port.name for port in twice.inputs] == ["left", "right"]
+
+
 async def test_a_run_can_be_drawn_as_a_graph(client):
     graph = as_graph(await show(client, "iris-2"))
     assert [graph.nodes[root].title for root in graph.roots] == ["iris-1/load", "iris-2/report"]

@@ -107,6 +107,17 @@ async def test_a_reused_execution_that_is_not_recorded_is_said(client):
     assert graph.notes == ("execution 987654 is named by another record but not recorded itself",)
 
 
+async def test_an_artifact_that_a_step_reads_twice_is_one_edge_with_both_names(client):
+    graph = await up(client, "odd-1/twice")
+    assert edges(graph) == {("one", Relation.USED, "odd-1/twice", "left, right")}
+
+
+async def test_an_input_that_the_store_does_not_know_is_said(client):
+    graph = await up(client, "odd-1/twice")
+    assert len(graph.notes) == 1
+    assert graph.notes[0].startswith("input third of odd-1/twice (execution:")
+
+
 async def test_depth_counts_steps_and_what_was_not_followed_is_said(client):
     graph = await up(client, "iris-1/evaluate", 1)
     assert titles(graph) == {"iris-1/evaluate", "model", "data", "iris-1/train", "iris-1/load"}

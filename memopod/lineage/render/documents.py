@@ -71,6 +71,8 @@ def _execution(execution: Execution) -> Document:
         started_at=_time(execution.started_at),
         finished_at=_time(execution.finished_at),
         seconds=execution.seconds,
+        unresolved_inputs=list(execution.unresolved_inputs),
+        unresolved_outputs=list(execution.unresolved_outputs),
     )
     return document
 

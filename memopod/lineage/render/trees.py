@@ -64,6 +64,9 @@ def _add_step(top: Tree, step: StepReport) -> None:
     if execution.reason:
         branch.add(Text(f"because: {printable(execution.reason)}", style="dim"))
     _add_inputs(branch, execution)
+    for side, names in (("input", execution.unresolved_inputs), ("output", execution.unresolved_outputs)):
+        for name in names:
+            branch.add(Text(f"{side} {printable(name)}: an artifact that is not recorded", style="yellow"))
     for port in step.inputs:
         branch.add(Text(f"input {printable(port.name)}: ", style="italic dim") + artifact_text(port.artifact))
     for name, value in execution.outputs.items():
