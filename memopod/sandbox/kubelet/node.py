@@ -35,12 +35,11 @@ class Node:
     def _on_event(self, kind: str, pod: dict[str, Any]) -> None:
         uid = pod["metadata"]["uid"]
         worker = self._workers.get(uid)
-        if kind == "DELETED" or pod["metadata"].get("deletionTimestamp"):
-            if worker is not None:
-                worker.delete()
-            return
-        if worker is None and self._mine(pod):
-            self._begin(uid, pod)
+        deleted = kind == "DELETED" or pod["metadata"].get("deletionTimestamp")
+        if worker is not None and deleted:
+            worker.delete()
+        elif worker is None and (self._mine(pod) or deleted):
+            self._begin(uid, pod, deleted=bool(deleted))
 
     def _mine(self, pod: dict[str, Any]) -> bool:
         """Whether the Pod is to run here: no gates, unbound or bound here, not finished."""
@@ -52,14 +51,18 @@ class Node:
             and phase not in _FINISHED
         )
 
-    def _begin(self, uid: str, pod: dict[str, Any]) -> None:
+    def _begin(self, uid: str, pod: dict[str, Any], *, deleted: bool) -> None:
         if self._tasks is None:
             raise RuntimeError("the node is not running")
         worker = Worker(self._client, pod, pods=self._settings.pods, buckets=self._settings.buckets)
         self._workers[uid] = worker
-        name = pod["metadata"]["name"]
-        ran = (pod.get("status") or {}).get("phase") == "Running"
-        task = self._tasks.create_task(worker.lose() if ran else worker.run(self._slots), name=f"pod {name}")
+        if deleted:
+            work = worker.remove()
+        elif (pod.get("status") or {}).get("phase") == "Running":
+            work = worker.lose()
+        else:
+            work = worker.run(self._slots)
+        task = self._tasks.create_task(work, name=f"pod {pod['metadata']['name']}")
         task.add_done_callback(lambda _: self._workers.pop(uid, None))
         for image in sorted({c.get("image", "") for c in pod["spec"]["containers"]} - self._images):
             self._images.add(image)

@@ -19,7 +19,6 @@ from memopod.kube import (
     Conflict,
     Invalid,
     NotFound,
-    Resource,
     Unavailable,
 )
 from memopod.kube.backoff import Backoff
@@ -76,9 +75,8 @@ class Worker:
                     await self._live()
         except Vanished:
             self._log.info("pod is gone")
-        finally:
-            if self._deleted.is_set():
-                await self._remove()
+        if self._deleted.is_set():
+            await self.remove()
 
     async def lose(self) -> None:
         """Report a Pod failed that ran when an earlier kubelet ended: its process ended with that."""
@@ -181,25 +179,9 @@ class Worker:
 
     async def _bind(self) -> None:
         """What a scheduler does: there is one node, and every Pod fits."""
-        binding = {
-            "apiVersion": "v1",
-            "kind": "Binding",
-            "metadata": {"name": self._name, "namespace": self._namespace, "uid": self._uid},
-            "target": {"apiVersion": "v1", "kind": "Node", "name": statuses.NODE},
-        }
-        route = Resource("", "v1", f"pods/{self._name}/binding", "Binding")
-        try:
-            await self._retried(lambda: self._client.create(route, binding, namespace=self._namespace))
-        except Conflict as error:
-            # Bound by a request whose answer was lost, or another Pod by now.
-            found: dict[str, Any] = {}
-
-            async def look() -> None:
-                found.update(await self._client.get(PODS, self._name, namespace=self._namespace))
-
-            await self._retried(look)
-            if found["metadata"]["uid"] != self._uid or found["spec"].get("nodeName") != statuses.NODE:
-                raise Vanished from error
+        # The UID is a precondition: a Pod made anew under the same name is another Pod.
+        patch = {"metadata": {"uid": self._uid}, "spec": {"nodeName": statuses.NODE}}
+        await self._retried(lambda: self._client.patch(PODS, self._name, patch, namespace=self._namespace))
 
     async def _report(self, status: Mapping[str, Any]) -> None:
         patch: list[dict[str, Any]] = [
@@ -246,7 +228,7 @@ class Worker:
                 return
             except Unavailable as error:
                 self._log.debug("tried again", error=str(error))
-            except (NotFound, Invalid) as error:
+            except (NotFound, Invalid, Conflict) as error:
                 raise Vanished from error
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._deleted.wait(), backoff.next())
@@ -257,8 +239,24 @@ class Worker:
         for folder in (self._folder.files, self._folder.home, self._folder.scratch):
             shutil.rmtree(folder, ignore_errors=True)
 
-    async def _remove(self) -> None:
+    async def remove(self) -> None:
+        """Delete what is left of a deleted Pod: its folder here, and itself in the API server.
+
+        The API server waits for this, since it gave the Pod time to end.
+        """
         await asyncio.to_thread(shutil.rmtree, self._folder.root, ignore_errors=True)
+        backoff = Backoff(longest=2.0)
+        while True:
+            try:
+                await self._client.delete(
+                    PODS, self._name, namespace=self._namespace, uid=self._uid, grace_seconds=0
+                )
+                return
+            except (NotFound, Conflict):
+                return
+            except Unavailable as error:
+                self._log.debug("tried again", error=str(error))
+            await asyncio.sleep(backoff.next())
 
 
 def _readable(pod: Mapping[str, Any]) -> tuple[Step, Mapping[str, Any]]:
