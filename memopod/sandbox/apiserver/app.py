@@ -38,6 +38,14 @@ class Server:
     async def start(cls, settings: Settings) -> Self:
         """Listen; raises OSError for a port in use or a folder that cannot be written."""
         listener = _listen(settings.listen_host, settings.listen_port)
+        try:
+            return await cls._start(settings, listener)
+        except BaseException:
+            listener.close()
+            raise
+
+    @classmethod
+    async def _start(cls, settings: Settings, listener: socket.socket) -> Self:
         port = int(listener.getsockname()[1])
         state = Path(settings.state)
         files = prepare_state(state, port)
@@ -45,7 +53,8 @@ class Server:
         admission = Admission(storage)
         registry = Registry(storage, admission)
         registry.ensure_namespaces(*NAMESPACES)
-        routes = Routes(storage, registry, Tokens(files.tokens), bookmark_every=settings.bookmark_seconds)
+        tokens = Tokens(files.tokens)
+        routes = Routes(storage, registry, tokens, bookmark_every=settings.bookmark_seconds)
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(files.apiserver.certificate, files.apiserver.key)
         runner = web.AppRunner(

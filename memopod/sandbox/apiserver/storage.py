@@ -7,6 +7,7 @@ All methods are synchronous and of one thread: nothing can come between a read a
 """
 
 import asyncio
+import os
 import sqlite3
 from collections import defaultdict, deque
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from memopod.sandbox.apiserver.catalog import SERVED
 Object = dict[str, Any]
 Key = tuple[str, str]
 
+_LOCK_SECONDS = 2.0
+"""How long to wait for a server that is about to end."""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS objects (
     resource TEXT NOT NULL, namespace TEXT NOT NULL, name TEXT NOT NULL, body BLOB NOT NULL,
@@ -55,16 +58,13 @@ class _Collection:
 class Storage:
     """All objects of one server. Stored objects must not be changed in place.
 
-    `history` is how many changes of each kind are kept for watches.
+    `history` is how many changes of each kind are kept for watches. Raises OSError for a file that
+    cannot be written, is in use by another server or is no database.
     """
 
     def __init__(self, path: Path, *, history: int = 5000) -> None:
         self._history = history
-        self._database = sqlite3.connect(path, isolation_level=None)
-        self._database.execute("PRAGMA journal_mode=WAL")
-        # A killed process loses nothing; only a crash of the machine may lose the last writes.
-        self._database.execute("PRAGMA synchronous=NORMAL")
-        self._database.executescript(_SCHEMA)
+        self._database = _open(path)
         self.version: int = self._database.execute("SELECT value FROM version").fetchone()[0]
         self._collections = {served.resource: self._load(served.resource) for served in SERVED}
         self._changed: defaultdict[Resource, asyncio.Event] = defaultdict(asyncio.Event)
@@ -156,6 +156,23 @@ class Storage:
             collection.floor = collection.changes.popleft().version
         if resource in self._changed:
             self._changed.pop(resource).set()
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    # Secrets are among the objects.
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    database = sqlite3.connect(path, isolation_level=None, timeout=_LOCK_SECONDS)
+    try:
+        # Two servers with one store would not see each other's writes.
+        database.execute("PRAGMA locking_mode=EXCLUSIVE")
+        database.execute("PRAGMA journal_mode=WAL")
+        # A killed process loses nothing; only a crash of the machine may lose the last writes.
+        database.execute("PRAGMA synchronous=NORMAL")
+        database.executescript(_SCHEMA)
+    except sqlite3.DatabaseError as error:
+        database.close()
+        raise OSError(f"{path}: cannot be used as the sandbox's store: {error}") from error
+    return database
 
 
 def _key(item: Object) -> Key:
