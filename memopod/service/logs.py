@@ -25,7 +25,9 @@ def configure_logs(component: str, *, level: str = "info") -> None:
     if level not in _LEVELS:
         raise ValueError(f"log level: expected one of {', '.join(_LEVELS)}, got {level!r}")
     pretty = sys.stderr.isatty()
-    renderer = structlog.dev.ConsoleRenderer() if pretty else structlog.processors.JSONRenderer()
+    # Plain: the default traceback shows local variables, and so templates and secrets.
+    console = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    renderer = console if pretty else structlog.processors.JSONRenderer()
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,

@@ -1,7 +1,27 @@
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
+import jsonpatch
 import pytest
+
+from cache_server.admission import Policy, admit
+from cache_server.artifacts import Artifacts
+from cache_server.controller import Controller
+from cache_server.decision import Decider, DecisionRules
+from cache_server.entries import open_entries
+from cache_server.identity import Identifier
+from cache_server.recorder import Recorder
+from memopod.kube import PODS, TASK_RESULTS, WORKFLOWS, Client, NotFound
+from memopod.sandbox.apiserver.app import Server
+from memopod.sandbox.apiserver.settings import Settings as ServerSettings
+from memopod.steps import names
+from memopod.steps.key import KeyRules
+from memopod.steps.times import to_seconds_text
+
+SECRET = b"s" * 32
+CREATOR = "system:serviceaccount:argo:argo"
+NAMESPACE = "pipelines"
 
 SAMPLES = Path(__file__).parents[1] / "samples"
 
@@ -15,3 +35,184 @@ def sample():
 def make_pod(sample):
     """A Pod as Argo 4.1 builds it, before admission: the recording `parameters.make`."""
     return lambda: sample("4.1.2", "parameters.make.admission")["request"]["object"]
+
+
+class CountingClient(Client):
+    """The real client, which also remembers its writes and can be made to fail or stop at one of them."""
+
+    writes: list
+    fault = None
+
+    @classmethod
+    def open(cls, kubeconfig):
+        client = cls.from_kubeconfig(str(kubeconfig))
+        client.writes = []
+        return client
+
+    async def create(self, resource, body, **arguments):
+        return await self._write("create", resource, lambda: super(CountingClient, self).create(
+            resource, body, **arguments))  # fmt: skip
+
+    async def patch(self, resource, name, patch, **arguments):
+        kind = f"patch {arguments.get('subresource') or ''}".strip()
+        return await self._write(kind, resource, lambda: super(CountingClient, self).patch(
+            resource, name, patch, **arguments))  # fmt: skip
+
+    async def _write(self, verb, resource, call):
+        if resource.plural == "events":
+            return await call()
+        write = f"{verb} {resource.plural}"
+        self.writes.append(write)
+        if self.fault is None:
+            return await call()
+        return await self.fault(write, call)
+
+
+class Cluster:
+    """The sandbox's real API server, and the parts that Argo, the kubelet and the webhook play."""
+
+    def __init__(self, client, state, sample):
+        self.client = client
+        self.state = state
+        self.sample = sample
+        self.policy = Policy(secret=SECRET, trusted_creators=frozenset({CREATOR}), hold_seconds=30.0)
+
+    async def workflow(self, **spec):
+        body = {
+            "apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow",
+            "metadata": {"generateName": "wf-", "namespace": NAMESPACE}, "spec": spec,
+        }  # fmt: skip
+        return await self.client.create(WORKFLOWS, body, namespace=NAMESPACE)
+
+    def pod_of(self, workflow, name="parameters.make", node="1", change=None):
+        """The Pod that Argo 4.1 would create for this workflow, marked and held as at admission."""
+        pod = self.sample("4.1.2", f"{name}.admission")["request"]["object"]
+        before = pod["metadata"]["ownerReferences"][0]
+        text = json.dumps(pod).replace(before["uid"], workflow["metadata"]["uid"])
+        pod = json.loads(text.replace(before["name"], workflow["metadata"]["name"]))
+        pod["metadata"]["namespace"] = NAMESPACE
+        pod["metadata"]["name"] = f"{workflow['metadata']['name']}-{node}"
+        pod["metadata"]["annotations"][names.ARGO_NODE_ID] = pod["metadata"]["name"]
+        pod.pop("status", None)
+        if change:
+            change(pod)
+        return pod
+
+    async def hold(self, pod, now=None, alive=True):
+        verdict = admit(
+            pod, namespace=NAMESPACE, username=CREATOR, now=now or datetime.now(UTC),
+            controller_alive=alive, policy=self.policy,
+        )  # fmt: skip
+        held = jsonpatch.apply_patch(pod, verdict.patch)
+        return await self.client.create(PODS, held, namespace=NAMESPACE)
+
+    async def held_pod(self, now=None, **arguments):
+        return await self.hold(self.pod_of(await self.workflow(), **arguments), now)
+
+    async def get(self, pod):
+        return await self.client.get(PODS, pod["metadata"]["name"], namespace=NAMESPACE)
+
+    async def result(self, pod):
+        try:
+            return await self.client.get(TASK_RESULTS, pod["metadata"]["name"], namespace=NAMESPACE)
+        except NotFound:
+            return None
+
+    async def run(self, pod, outputs, finished=None):
+        """Play kubelet and executor: the released Pod runs and succeeds with these outputs."""
+        name = pod["metadata"]["name"]
+        at = to_seconds_text(finished or datetime.now(UTC))
+        await self.client.patch(PODS, name, {"spec": {"nodeName": "node-1"}}, namespace=NAMESPACE)
+        await self.report(pod, outputs)
+        statuses = [
+            {
+                "name": c["name"], "image": c["image"], "imageID": "docker.io/x@sha256:0",
+                "containerID": "containerd://1", "ready": False, "restartCount": 0,
+                "state": {"terminated": {"exitCode": 0, "startedAt": at, "finishedAt": at}},
+            }
+            for c in pod["spec"]["containers"]
+        ]  # fmt: skip
+        status = {"status": {"phase": "Succeeded", "containerStatuses": statuses}}
+        return await self.client.patch(PODS, name, status, namespace=NAMESPACE, subresource="status")
+
+    async def report(self, pod, outputs, complete="true", **labels):
+        owner = pod["metadata"]["ownerReferences"][0]
+        result = {
+            "apiVersion": "argoproj.io/v1alpha1", "kind": "WorkflowTaskResult",
+            "metadata": {
+                "name": pod["metadata"]["name"], "namespace": NAMESPACE,
+                "labels": {names.ARGO_OUTPUTS_COMPLETED: complete, **labels},
+                "ownerReferences": [{k: owner[k] for k in ("apiVersion", "kind", "name", "uid")}],
+            },
+            "outputs": outputs,
+        }  # fmt: skip
+        return await self.client.create(TASK_RESULTS, result, namespace=NAMESPACE)
+
+
+@pytest.fixture
+async def cluster(tmp_path, sample):
+    server = await Server.start(ServerSettings(state=str(tmp_path / "cluster")))
+    try:
+        async with CountingClient.open(tmp_path / "cluster" / "kubeconfig") as client:
+            yield Cluster(client, tmp_path, sample)
+    finally:
+        await server.stop()
+
+
+@pytest.fixture
+def bucket(tmp_path):
+    folder = tmp_path / "bucket"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+async def parts(cluster, bucket):
+    """Controller, recorder and what they are made of, over real entries and a real object store."""
+    async with open_entries(f"sqlite:///{cluster.state / 'cache.db'}") as entries:
+        parts = Parts(cluster, entries, bucket)
+        yield parts
+        await parts.controller.drain(5.0)
+        await parts.recorder.drain(5.0)
+
+
+class Parts:
+    def __init__(self, cluster, entries, bucket, **rules):
+        self.leading = True
+        self.entries = entries
+        self.cluster = cluster
+        rules = {
+            "secret": SECRET, "check": "require", "timeout": 5.0,
+            "default_staleness": None, "maximum_staleness": None, **rules,
+        }  # fmt: skip
+        artifacts = Artifacts.from_settings([f"minio-service.kubeflow:9000/mlpipeline=file://{bucket}"])
+        identifier = Identifier(cluster.client, artifacts, entries, KeyRules())
+        self.decider = Decider(identifier, entries, artifacts, DecisionRules(**rules))
+        self.controller = Controller(
+            cluster.client, self.decider, entries, leads=lambda: self.leading,
+            settle_time=0.01, late_margin=5.0, concurrency=8,
+        )  # fmt: skip
+        self.recorder = Recorder(
+            cluster.client, identifier, entries, artifacts, self.decider, KeyRules(),
+            leads=lambda: self.leading, concurrency=8,
+        )  # fmt: skip
+
+    async def decide(self, pod):
+        """Let the controller see the Pod, and wait until it has done what it decided."""
+        self.controller.see(pod)
+        await self.controller.drain(30.0)
+        return await self.cluster.get(pod)
+
+    async def record(self, pod):
+        """Let the recorder see the Pod, and return the entry that it made."""
+        self.recorder.see(pod)
+        await self.recorder.drain(2.0)
+        found = await self.entries.list(NAMESPACE, None, limit=100)
+        return next((e for e in found if e.pod_uid == pod["metadata"]["uid"]), None)
+
+    async def entry(self, outputs, **arguments):
+        """Run a step for the first time, and return its entry."""
+        pod = await self.decide(await self.cluster.held_pod(**arguments))
+        entry = await self.record(await self.cluster.run(pod, outputs))
+        assert entry is not None
+        return entry

@@ -1,0 +1,402 @@
+import asyncio
+import sqlite3
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from cache_server.finish import is_held
+from cache_server.sweeper import Sweeper
+from memopod.kube import CONFIG_MAPS, EVENTS, PODS, Unavailable
+from memopod.steps import names
+
+OUTPUTS = {"parameters": [{"name": "Output", "value": "hello", "valueFrom": {"path": "/tmp/o"}}]}
+
+
+def marks(pod):
+    annotations = pod["metadata"]["annotations"]
+    return annotations.get(names.DECISION), annotations.get(names.REASON)
+
+
+def state(pod):
+    return pod["metadata"]["labels"][names.STEP_LABEL]
+
+
+async def test_a_step_without_entry_runs_with_one_write(cluster, parts):
+    pod = await cluster.held_pod()
+    cluster.client.writes.clear()
+    pod = await parts.decide(pod)
+    assert not is_held(pod)
+    assert marks(pod) == ("run", "miss")
+    assert state(pod) == names.RELEASED
+    assert pod["metadata"]["annotations"][names.INPUTS]
+    assert cluster.client.writes == ["patch pods"]
+
+
+async def test_a_step_that_ran_is_reused_with_two_writes(cluster, parts):
+    entry = await parts.entry(OUTPUTS)
+    again = await cluster.held_pod()
+    cluster.client.writes.clear()
+    pod = await parts.decide(again)
+    assert cluster.client.writes == ["create workflowtaskresults", "patch status pods"]
+    assert pod["status"]["phase"] == "Succeeded"
+    assert state(pod) == names.REUSED
+    assert marks(pod) == ("reuse", "hit")
+    assert pod["metadata"]["annotations"][names.ENTRY] == entry.id
+    assert pod["metadata"]["annotations"][names.SOURCE_POD] == entry.pod_name
+    assert "nodeName" not in pod["spec"]
+    assert (await cluster.result(pod))["outputs"] == OUTPUTS
+    assert (await parts.entries.get(entry.id)).uses == 1
+
+
+async def test_a_reuse_is_told_in_an_event(cluster, parts):
+    await parts.entry(OUTPUTS)
+    pod = await parts.decide(await cluster.held_pod())
+    events = (await cluster.client.list(EVENTS, namespace="pipelines"))["items"]
+    about = [e for e in events if e["involvedObject"]["uid"] == pod["metadata"]["uid"]]
+    assert [e["reason"] for e in about] == ["Reused"]
+    assert "hello" not in about[0]["message"]
+
+
+async def test_a_finished_pod_is_never_recorded_as_a_run(cluster, parts):
+    await parts.entry(OUTPUTS)
+    pod = await parts.decide(await cluster.held_pod())
+    assert await parts.record(pod) is None
+
+
+async def test_another_salt_is_another_step(cluster, parts):
+    await parts.entry(OUTPUTS)
+
+    def salted(pod):
+        pod["metadata"]["annotations"][names.SALT] = "2"
+
+    assert marks(await parts.decide(await cluster.held_pod(change=salted))) == ("run", "miss")
+
+
+async def test_an_image_that_was_changed_while_the_pod_was_held_is_another_step(cluster, parts):
+    await parts.entry(OUTPUTS)
+    pod = await cluster.held_pod()
+    change = [{"op": "replace", "path": "/spec/containers/1/image", "value": "other:1"}]
+    name = pod["metadata"]["name"]
+    pod = await cluster.client.patch(PODS, name, change, namespace="pipelines")
+    assert marks(await parts.decide(pod)) == ("run", "miss")
+
+
+async def test_a_pod_without_a_valid_seal_runs_and_is_not_recorded(cluster, parts):
+    await parts.entry(OUTPUTS)
+    pod = cluster.pod_of(await cluster.workflow())
+    held = await cluster.hold(pod, now=datetime.now(UTC) - timedelta(seconds=120))
+    released = await parts.decide(held)
+    assert marks(released) == ("run", "seal-invalid")
+    assert await parts.record(await cluster.run(released, OUTPUTS)) is None
+
+
+@pytest.mark.parametrize(("staleness", "reason"), [("PT1S", "stale"), ("P0D", "disabled")])
+async def test_an_entry_that_is_too_old_for_the_step_is_not_reused(cluster, parts, staleness, reason):
+    pod = await parts.decide(await cluster.held_pod())
+    long_ago = datetime.now(UTC) - timedelta(hours=1)
+    assert await parts.record(await cluster.run(pod, OUTPUTS, finished=long_ago))
+
+    def limited(pod):
+        pod["metadata"]["annotations"][names.MAX_STALENESS] = staleness
+
+    pod = await parts.decide(await cluster.held_pod(change=limited))
+    assert marks(pod) == ("run", reason)
+    fresh = await parts.record(await cluster.run(pod, OUTPUTS))
+    assert fresh is not None, "a step that ran again refreshes its entry"
+
+
+async def test_a_result_of_somebody_else_means_that_the_step_runs(cluster, parts):
+    await parts.entry(OUTPUTS)
+    pod = await cluster.held_pod()
+    theirs = await cluster.report(pod, {})
+    assert marks(await parts.decide(pod)) == ("run", "result-exists")
+    assert await cluster.result(pod) == theirs
+
+
+async def test_close_to_its_time_no_reuse_is_begun(cluster, parts):
+    await parts.entry(OUTPUTS)
+    pod = await cluster.held_pod(now=datetime.now(UTC) - timedelta(seconds=26))
+    assert marks(await parts.decide(pod)) == ("run", "too-late")
+
+
+async def test_gates_of_others_stay(cluster, parts):
+    def gated(pod):
+        pod["spec"]["schedulingGates"] = [{"name": "quota"}]
+
+    pod = await parts.decide(await cluster.held_pod(change=gated))
+    assert pod["spec"]["schedulingGates"] == [{"name": "quota"}]
+
+
+async def test_who_does_not_lead_writes_nothing(cluster, parts):
+    parts.leading = False
+    pod = await cluster.held_pod()
+    cluster.client.writes.clear()
+    assert is_held(await parts.decide(pod))
+    assert cluster.client.writes == []
+
+
+async def test_a_database_that_does_not_answer_means_that_the_step_runs(cluster, parts):
+    await parts.entry(OUTPUTS)
+    pod = await cluster.held_pod()
+    blocker = sqlite3.connect(cluster.state / "cache.db", isolation_level=None)
+    try:
+        blocker.execute("ALTER TABLE entries RENAME TO elsewhere")
+        released = await parts.decide(pod)
+    finally:
+        blocker.execute("ALTER TABLE elsewhere RENAME TO entries")
+        blocker.close()
+    assert marks(released) == ("run", "entries-unavailable")
+
+
+class Stop(BaseException):
+    """The process ends here."""
+
+
+async def stop_after(write_to_stop_at, *, done):
+    async def fault(write, call):
+        if write != write_to_stop_at:
+            return await call()
+        if done:
+            await call()
+        raise Stop
+
+    return fault
+
+
+@pytest.mark.parametrize("survivor", ["leader", "sweeper"])
+@pytest.mark.parametrize("done", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize(
+    "write", ["create workflowtaskresults", "patch status pods"], ids=["result", "status"]
+)
+async def test_whoever_meets_what_a_dead_leader_left_reuses_whole_or_runs_as_written(
+    cluster, parts, write, done, survivor
+):
+    await parts.entry(OUTPUTS)
+    pod = await cluster.held_pod()
+    cluster.client.fault = await stop_after(write, done=done)
+    decision = await parts.decider.decide(pod)
+    with pytest.raises(Stop):
+        await parts.controller._reuse(pod, decision)
+    cluster.client.fault = None
+
+    left = await cluster.get(pod)
+    written = await cluster.result(pod) is not None
+    if survivor == "leader":
+        left = await parts.decide(left)
+    else:
+        sweeper = Sweeper(cluster.client, identity="s", claim_wait=0.01)
+        await sweeper._handle(left) if is_held(left) else None
+        left = await cluster.get(pod)
+    assert not is_held(left)
+    if written or survivor == "leader":
+        assert left["status"]["phase"] == "Succeeded"
+        assert (await cluster.result(pod))["outputs"] == OUTPUTS
+    else:
+        assert marks(left) == ("run", "overdue")
+        assert await cluster.result(pod) is None
+
+
+@pytest.mark.parametrize("done", [False, True], ids=["lost-request", "lost-answer"])
+async def test_a_write_without_answer_is_asked_about_before_anything_else(cluster, parts, done):
+    await parts.entry(OUTPUTS)
+    pod = await cluster.held_pod()
+    failures = iter([True])
+
+    async def fault(write, call):
+        if write == "create workflowtaskresults" and next(failures, False):
+            if done:
+                await call()
+            raise Unavailable("no answer", reason="Timeout")
+        return await call()
+
+    cluster.client.fault = fault
+    finished = await parts.decide(pod)
+    assert finished["status"]["phase"] == "Succeeded"
+    assert state(finished) == names.REUSED
+
+
+async def test_a_pod_that_changes_while_it_is_finished_is_finished_all_the_same(cluster, parts):
+    await parts.entry(OUTPUTS)
+    pod = await cluster.held_pod()
+
+    async def fault(write, call):
+        if write == "patch status pods":
+            cluster.client.fault = None
+            touched = {"metadata": {"labels": {"touched": "yes"}}}
+            await cluster.client.patch(PODS, pod["metadata"]["name"], touched, namespace="pipelines")
+        return await call()
+
+    cluster.client.fault = fault
+    finished = await parts.decide(pod)
+    assert finished["status"]["phase"] == "Succeeded"
+    assert finished["metadata"]["labels"]["touched"] == "yes"
+
+
+async def test_a_pod_that_is_deleted_while_it_is_finished_is_no_problem(cluster, parts):
+    await parts.entry(OUTPUTS)
+    pod = await cluster.held_pod()
+
+    async def fault(write, call):
+        if write == "patch status pods":
+            cluster.client.fault = None
+            await cluster.client.delete(PODS, pod["metadata"]["name"], namespace="pipelines", grace_seconds=0)
+        return await call()
+
+    cluster.client.fault = fault
+    parts.controller.see(pod)
+    async with asyncio.timeout(5):
+        await parts.controller.drain(10.0)
+
+
+async def test_an_overdue_pod_is_claimed_and_released(cluster, parts):
+    pod = await cluster.held_pod(now=datetime.now(UTC) - timedelta(seconds=31))
+    sweeper = Sweeper(cluster.client, identity="sweeper-1", claim_wait=0.01)
+    sweeper.sweep([pod])
+    await sweeper.drain(10.0)
+    released = await cluster.get(pod)
+    assert marks(released) == ("run", "overdue")
+    assert released["metadata"]["annotations"][names.CLAIMED_BY].startswith("sweeper-1/")
+
+
+async def test_two_sweepers_release_a_pod_once(cluster, parts):
+    pod = await cluster.held_pod(now=datetime.now(UTC) - timedelta(seconds=31))
+    sweepers = [Sweeper(cluster.client, identity=f"s{i}", claim_wait=0.05) for i in range(2)]
+    cluster.client.writes.clear()
+    for sweeper in sweepers:
+        sweeper.sweep([pod])
+    for sweeper in sweepers:
+        await sweeper.drain(10.0)
+    assert marks(await cluster.get(pod)) == ("run", "overdue")
+    assert cluster.client.writes.count("patch pods") == 3, "two claims, of which one is refused"
+
+
+def with_config_map(pod):
+    pod["spec"]["containers"][1].setdefault("env", []).append(
+        {"name": "C", "valueFrom": {"configMapKeyRef": {"name": "settings", "key": "mode"}}}
+    )
+
+
+async def put_config_map(cluster, mode, *, create=False):
+    body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "settings"}, "data": {"mode": mode}}
+    if create:
+        return await cluster.client.create(CONFIG_MAPS, body, namespace="pipelines")
+    return await cluster.client.patch(
+        CONFIG_MAPS, "settings", {"data": {"mode": mode}}, namespace="pipelines"
+    )
+
+
+async def test_a_config_map_counts_by_its_content(cluster, parts):
+    await put_config_map(cluster, "fast", create=True)
+    await parts.entry(OUTPUTS, change=with_config_map)
+    await put_config_map(cluster, "slow")
+    assert marks(await parts.decide(await cluster.held_pod(change=with_config_map))) == ("run", "miss")
+    await put_config_map(cluster, "fast")
+    assert marks(await parts.decide(await cluster.held_pod(change=with_config_map))) == ("reuse", "hit")
+
+
+async def test_a_config_map_that_changed_while_the_step_ran_makes_no_entry(cluster, parts):
+    await put_config_map(cluster, "fast", create=True)
+    pod = await parts.decide(await cluster.held_pod(change=with_config_map))
+    await put_config_map(cluster, "slow")
+    await put_config_map(cluster, "fast")
+    assert await parts.record(await cluster.run(pod, OUTPUTS)) is None
+
+
+async def test_a_config_map_that_is_missing_means_no_key(cluster, parts):
+    pod = await parts.decide(await cluster.held_pod(change=with_config_map))
+    assert marks(pod) == ("run", "configmap-unreadable")
+
+
+async def test_a_step_that_nobody_decided_for_is_recorded_if_its_pod_says_all(cluster, parts):
+    pod = cluster.pod_of(await cluster.workflow())
+    marked = await cluster.hold(pod, alive=False)
+    assert not is_held(marked)
+    assert await parts.record(await cluster.run(marked, OUTPUTS)) is not None
+    assert marks(await parts.decide(await cluster.held_pod())) == ("reuse", "hit")
+
+
+async def test_outputs_that_come_late_are_waited_for(cluster, parts):
+    pod = await parts.decide(await cluster.held_pod())
+    name = pod["metadata"]["name"]
+    await cluster.report(pod, OUTPUTS, complete="false")
+    await cluster.client.patch(PODS, name, {"spec": {"nodeName": "n"}}, namespace="pipelines")
+    now = datetime.now(UTC).isoformat()
+    ended = {"terminated": {"exitCode": 0, "startedAt": now, "finishedAt": now, "containerID": "c://1"}}
+    status = {"phase": "Succeeded", "containerStatuses": [{"name": "main", "state": ended}]}
+    pod = await cluster.client.patch(
+        PODS, name, {"status": status}, namespace="pipelines", subresource="status"
+    )
+    parts.recorder.see(pod)
+    complete = {"metadata": {"labels": {names.ARGO_OUTPUTS_COMPLETED: "true"}}}
+    from memopod.kube import TASK_RESULTS
+
+    await cluster.client.patch(TASK_RESULTS, name, complete, namespace="pipelines")
+    assert await parts.record(pod) is not None
+
+
+# Artifacts: the step `archive-logs` of the recordings, with one key-only output artifact.
+
+
+def with_artifact(pod):
+    import json
+
+    for variable in pod["spec"]["initContainers"][0]["env"]:
+        if variable["name"] == "ARGO_TEMPLATE":
+            template = json.loads(variable["value"])
+            template["outputs"] = {"artifacts": [{"name": "data", "path": "/tmp/d"}]}
+            template["archiveLocation"] = {
+                "s3": {"endpoint": "minio-service.kubeflow:9000", "bucket": "mlpipeline", "key": "k"}
+            }
+            variable["value"] = json.dumps(template)
+
+
+ARTIFACT = {"artifacts": [{"name": "data", "path": "/tmp/d", "s3": {"key": "runs/1/data"}}]}
+
+
+@pytest.fixture
+def stored(bucket):
+    path = bucket / "runs" / "1" / "data"
+    path.parent.mkdir(parents=True)
+    path.write_text("the artifact")
+    return path
+
+
+async def test_an_artifact_that_is_there_unchanged_is_reused_where_it_is(cluster, parts, stored):
+    entry = await parts.entry(ARTIFACT, change=with_artifact)
+    assert entry.outputs.artifacts[0].size == len("the artifact")
+    pod = await parts.decide(await cluster.held_pod(change=with_artifact))
+    assert marks(pod) == ("reuse", "hit")
+    reused = (await cluster.result(pod))["outputs"]["artifacts"][0]
+    assert reused["s3"] == {"key": "runs/1/data"}
+    assert reused["artifactGC"] == {"strategy": "Never"}
+
+
+@pytest.mark.parametrize("damage", ["deleted", "changed"])
+async def test_an_artifact_that_is_gone_or_changed_is_a_miss_and_the_run_repairs_it(
+    cluster, parts, stored, damage
+):
+    entry = await parts.entry(ARTIFACT, change=with_artifact)
+    stored.unlink()
+    if damage == "changed":
+        stored.write_text("another one!")
+    pod = await parts.decide(await cluster.held_pod(change=with_artifact))
+    assert marks(pod) == ("run", "outputs-gone")
+    assert await parts.entries.get(entry.id) is None
+    stored.write_text("the artifact")
+    assert await parts.record(await cluster.run(pod, ARTIFACT)) is not None
+    assert marks(await parts.decide(await cluster.held_pod(change=with_artifact))) == ("reuse", "hit")
+
+
+async def test_a_store_that_cannot_be_asked_means_that_the_step_runs(cluster, parts, stored, bucket):
+    entry = await parts.entry(ARTIFACT, change=with_artifact)
+    bucket.rename(bucket.with_name("away"))
+    pod = await parts.decide(await cluster.held_pod(change=with_artifact))
+    assert marks(pod) == ("run", "outputs-unchecked")
+    assert await parts.entries.get(entry.id) is not None
+
+
+async def test_an_artifact_that_its_workflow_takes_with_it_makes_no_entry(cluster, parts, stored):
+    workflow = await cluster.workflow(artifactGC={"strategy": "OnWorkflowDeletion"})
+    held = await cluster.hold(cluster.pod_of(workflow, change=with_artifact))
+    pod = await parts.decide(held)
+    assert await parts.record(await cluster.run(pod, ARTIFACT)) is None
