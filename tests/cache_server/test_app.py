@@ -1,0 +1,253 @@
+import asyncio
+import base64
+import contextlib
+import json
+import signal
+import sys
+
+import aiohttp
+import pytest
+
+from cache_server.finish import is_held
+from memopod.kube import LEASES, MUTATING_WEBHOOKS, PODS, Client
+from memopod.steps import names
+
+OUTPUTS = {"parameters": [{"name": "Output", "value": "hello", "valueFrom": {"path": "/tmp/o"}}]}
+NAMESPACE = "pipelines"
+
+
+class Process:
+    """A service of ours, as a process; `ports` are those it says it serves on."""
+
+    def __init__(self, process):
+        self.process = process
+        self.ports = {}
+        self.lines = []
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def start(cls, *arguments):
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", *arguments, stderr=asyncio.subprocess.PIPE, limit=1 << 20
+        )
+        service = cls(process)
+        try:
+            await asyncio.wait_for(service._serving(), 30)
+            reader = asyncio.create_task(service._read(), name="logs")
+            yield service
+        finally:
+            if process.returncode is None:
+                process.kill()
+            await process.wait()
+        await asyncio.wait_for(reader, 10)
+
+    async def _serving(self):
+        while True:
+            line = await self.process.stderr.readline()
+            assert line, self.lines
+            self.lines.append(line.decode())
+            event = json.loads(line)
+            if event["event"] == "serving":
+                self.ports = event
+                return
+
+    async def _read(self):
+        while line := await self.process.stderr.readline():
+            self.lines.append(line.decode())
+
+    async def ready(self):
+        async with aiohttp.ClientSession() as session:
+
+            async def is_ready():
+                url = f"http://127.0.0.1:{self.ports['health_port']}/readyz"
+                async with session.get(url) as answer:
+                    return answer.status == 200
+
+            await until(is_ready, 15)
+
+    async def stop(self):
+        self.process.send_signal(signal.SIGTERM)
+        return await asyncio.wait_for(self.process.wait(), 20)
+
+
+async def until(condition, seconds):
+    async with asyncio.timeout(seconds):
+        while not (value := await condition()):  # noqa: ASYNC110 (polls another process)
+            await asyncio.sleep(0.05)
+    return value
+
+
+@pytest.fixture
+def flags(cluster):
+    state = cluster.state / "cluster"
+    (cluster.state / "seal.key").write_bytes(b"s" * 32)
+    (cluster.state / "buckets").mkdir()
+    return [
+        "cache_server", "--listen-host", "127.0.0.1", "--listen-port", "0",
+        "--health-host", "127.0.0.1", "--health-port", "0",
+        "--kubeconfig", str(state / "kube" / "cache-server.kubeconfig"),
+        "--tls-cert-file", str(state / "tls" / "cache-server.crt"),
+        "--tls-key-file", str(state / "tls" / "cache-server.key"),
+        "--database", f"sqlite:///{cluster.state / 'cache.db'}",
+        "--seal-key-file", str(cluster.state / "seal.key"), "--settle-time", "0.05",
+        "--trusted-creators", "system:serviceaccount:argo:argo",
+    ]  # fmt: skip
+
+
+async def register(cluster, port):
+    ca = (cluster.state / "cluster" / "tls" / "ca.crt").read_bytes()
+    webhook = {
+        "name": "cache.memopod.io", "sideEffects": "None", "admissionReviewVersions": ["v1"],
+        "failurePolicy": "Ignore", "timeoutSeconds": 5,
+        "clientConfig": {
+            "url": f"https://127.0.0.1:{port}/mutate", "caBundle": base64.b64encode(ca).decode(),
+        },
+        "objectSelector": {"matchLabels": {names.KFP_OPT_IN_LABEL: "true"}},
+        "rules": [
+            {"apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"], "operations": ["CREATE"]}
+        ],
+    }  # fmt: skip
+    configuration = {
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "MutatingWebhookConfiguration",
+        "metadata": {"name": "memopod"}, "webhooks": [webhook],
+    }  # fmt: skip
+    await cluster.client.create(MUTATING_WEBHOOKS, configuration)
+
+
+@pytest.fixture
+async def argo(cluster):
+    path = cluster.state / "cluster" / "kube" / "workflow-controller.kubeconfig"
+    async with Client.from_kubeconfig(str(path)) as client:
+
+        async def create(**arguments):
+            pod = cluster.pod_of(await cluster.workflow(), **arguments)
+            return await client.create(PODS, pod, namespace=NAMESPACE)
+
+        yield create
+
+
+def annotation(name, value):
+    async def current(cluster, pod):
+        found = await cluster.get(pod)
+        return found if found["metadata"]["annotations"].get(name) == value else None
+
+    return current
+
+
+async def decided(cluster, pod):
+    async def is_decided():
+        found = await cluster.get(pod)
+        return found if names.DECISION in found["metadata"]["annotations"] else None
+
+    return await until(is_decided, 15)
+
+
+async def ran(cluster, argo):
+    """The first run of the step: released, run, and in the database."""
+    pod = await decided(cluster, await argo())
+    assert pod["metadata"]["annotations"][names.DECISION] == names.RUN
+    return await cluster.run(pod, OUTPUTS)
+
+
+async def reused(cluster, argo):
+    """Runs of the step until one is reused: recording goes on beside them."""
+
+    async def hit():
+        pod = await decided(cluster, await argo())
+        return pod if pod["metadata"]["annotations"][names.DECISION] == names.REUSE else None
+
+    return await until(hit, 20)
+
+
+async def test_the_process_holds_decides_records_and_ends_in_order(cluster, flags, argo):
+    async with Process.start(*flags) as server:
+        await register(cluster, server.ports["port"])
+        await server.ready()
+        await ran(cluster, argo)
+        pod = await reused(cluster, argo)
+        assert pod["status"]["phase"] == "Succeeded"
+        assert await server.stop() == 0
+    lease = await cluster.client.get(LEASES, "memopod-cache-controller", namespace="memopod")
+    assert not lease["spec"].get("holderIdentity")
+    assert "hello" not in "".join(server.lines)
+    events = [json.loads(line)["event"] for line in server.lines]
+    assert events[-1] == "stopped"
+
+
+async def test_without_a_live_leader_pods_are_not_held(cluster, flags, argo):
+    async with Process.start(*flags) as server:
+        await register(cluster, server.ports["port"])
+        await server.ready()
+        taken = {"spec": {"holderIdentity": "somebody", "leaseDurationSeconds": 4}}
+        server.process.send_signal(signal.SIGSTOP)
+        await cluster.client.patch(LEASES, "memopod-cache-controller", taken, namespace="memopod")
+        server.process.send_signal(signal.SIGCONT)
+
+        async def marked_only():
+            pod = await argo()
+            reason = pod["metadata"]["annotations"].get(names.REASON)
+            return pod if reason == "no-controller" else None
+
+        pod = await until(marked_only, 10)
+        assert not is_held(pod)
+
+
+async def test_a_held_pod_outlives_its_server_and_is_decided_by_the_next(cluster, flags, argo):
+    async with Process.start(*flags) as server:
+        await register(cluster, server.ports["port"])
+        await server.ready()
+        await ran(cluster, argo)
+        await reused(cluster, argo)
+        server.process.kill()
+        await server.process.wait()
+    held = await cluster.held_pod()
+    async with Process.start(*flags):
+        pod = await decided(cluster, held)
+    assert pod["metadata"]["annotations"][names.DECISION] == names.REUSE
+
+
+async def test_when_the_leader_is_killed_another_replica_takes_over_in_five_seconds(cluster, flags, argo):
+    async with Process.start(*flags) as first:
+        await register(cluster, first.ports["port"])
+        await first.ready()
+        async with Process.start(*flags) as second:
+            await second.ready()
+            await ran(cluster, argo)
+            await reused(cluster, argo)
+            first.process.kill()
+            held = await cluster.held_pod()
+            started = asyncio.get_running_loop().time()
+            pod = await decided(cluster, held)
+            took = asyncio.get_running_loop().time() - started
+            assert pod["metadata"]["annotations"][names.DECISION] == names.REUSE
+            assert took < 8, "5 s, and what a busy machine adds"
+
+
+async def test_the_janitor_releases_what_nobody_else_does(cluster):
+    kubeconfig = cluster.state / "cluster" / "kube" / "janitor.kubeconfig"
+    from datetime import UTC, datetime, timedelta
+
+    overdue = await cluster.held_pod(now=datetime.now(UTC) - timedelta(seconds=45))
+    fresh = await cluster.held_pod()
+    async with Process.start(
+        "cache_server.janitor", "--kubeconfig", str(kubeconfig),
+        "--health-host", "127.0.0.1", "--health-port", "0", "--claim-wait", "0.1",
+    ) as janitor:  # fmt: skip
+        await janitor.ready()
+        pod = await decided(cluster, overdue)
+        assert pod["metadata"]["annotations"][names.REASON] == "overdue"
+        assert is_held(await cluster.get(fresh))
+        assert await janitor.stop() == 0
+
+
+async def test_a_port_in_use_is_one_clear_line(cluster, flags):
+    async with Process.start(*flags) as server:
+        again = [*flags]
+        again[again.index("--listen-port") + 1] = str(server.ports["port"])
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", *again, stderr=asyncio.subprocess.PIPE
+        )
+        _, errors = await asyncio.wait_for(process.communicate(), 30)
+    assert process.returncode == 1
+    assert b"Traceback" not in errors
+    assert str(server.ports["port"]).encode() in errors
