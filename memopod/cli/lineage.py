@@ -253,6 +253,8 @@ def _ask(target: Target, question: Callable[[StoreClient], Awaitable[T]]) -> T:
             "or give --address HOST:PORT"
         )
     except StoreError as error:
+        if error.code is grpc.StatusCode.UNIMPLEMENTED:
+            _fail(f"what answers at {target.address} is no metadata store; give --address HOST:PORT of one")
         _fail(f"the store at {target.address} refused: {error}")
 
 

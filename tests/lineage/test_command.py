@@ -1,6 +1,8 @@
 import json
 import socket
+from concurrent import futures
 
+import grpc
 import pytest
 from typer.testing import CliRunner
 
@@ -109,6 +111,18 @@ def test_a_store_that_does_not_answer_is_named():
         f"error: no metadata store answers at {address}; start `memopod sandbox up`, "
         "or give --address HOST:PORT\n"
     )
+
+
+def test_a_server_that_is_no_metadata_store_is_said():
+    server = grpc.server(futures.ThreadPoolExecutor(1))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        result = ask("runs", address=f"127.0.0.1:{port}")
+    finally:
+        server.stop(None).wait()
+    assert result.exit_code == 1
+    assert f"what answers at 127.0.0.1:{port} is no metadata store" in result.stderr
 
 
 def test_an_address_from_the_environment_is_named_as_such(monkeypatch):

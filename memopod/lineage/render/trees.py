@@ -29,7 +29,7 @@ def tree(graph: Graph) -> Tree:
             continue
         shown.add(key)
         if key in graph.unfollowed:
-            line.append(" (not followed further)", style="dim")
+            line.append(" (not followed to the end)", style="dim")
         branch = parent.add(line)
         if isinstance(node, Execution):
             _add_inputs(branch, node)
