@@ -74,7 +74,7 @@ def find(path: str) -> Target:
     if rest[0] == "namespaces" and len(rest) > 2 and (group, version, rest[2]) in _BY_PATH:
         namespace, rest = rest[1], rest[2:]
     served = _BY_PATH.get((group, version, rest[0]))
-    if served is None or len(rest) > 3 or "" in rest:
+    if served is None or len(rest) > 3 or "" in parts:
         raise no_such_path()
     name = rest[1] if len(rest) > 1 else None
     subresource = rest[2] if len(rest) > 2 else None

@@ -10,6 +10,7 @@ import structlog
 from aiohttp import web
 
 from memopod.sandbox.apiserver import statuses
+from memopod.sandbox.apiserver.admission import User
 from memopod.sandbox.apiserver.authentication import Tokens
 from memopod.sandbox.apiserver.catalog import Target, discovery, find
 from memopod.sandbox.apiserver.registry import Deletion, Registry
@@ -20,7 +21,7 @@ from memopod.sandbox.apiserver.watching import Watch, page, stream
 _LARGEST_BODY = 3 * 1024 * 1024
 """Bytes of a request, as a real API server accepts."""
 _PROBES = ("/healthz", "/readyz", "/livez")
-_PUBLIC = (*_PROBES, "/version")
+_VERSION = "/version"
 _WATCH_SECONDS = (1800.0, 3600.0)
 """How long a watch lasts that asks for no time."""
 
@@ -53,22 +54,23 @@ class Routes:
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         if request.path in _PROBES:
             return web.Response(text="ok")
-        if request.path not in _PUBLIC:
-            request["user"] = self._tokens.user(request.headers.get("Authorization"))
         document = discovery(request.path)
+        if document is not None and request.path == _VERSION:
+            return _json(document)
+        user = self._tokens.user(request.headers.get("Authorization"))
         if document is not None:
             return _json(document)
         target = find(request.path)
         if target.name is None:
-            return await self._collection(request, target)
+            return await self._collection(request, target, user)
         return await self._object(request, target)
 
-    async def _collection(self, request: web.Request, target: Target) -> web.StreamResponse:
+    async def _collection(self, request: web.Request, target: Target, user: User) -> web.StreamResponse:
         if request.method == "POST":
             if target.served.resource.namespaced and target.namespace is None:
                 raise statuses.not_allowed()
             item, warnings = await self._registry.create(
-                target, await _body(request), request["user"], dry_run=_dry_run(request.query)
+                target, await _body(request), user, dry_run=_dry_run(request.query)
             )
             answer = _json(item, status=201)
             for warning in warnings:
