@@ -1,0 +1,180 @@
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import grpc
+import pytest
+from google.protobuf.message_factory import GetMessageClass
+from ml_metadata.metadata_store import MetadataStore
+from ml_metadata.metadata_store.pywrap.metadata_store_extension import metadata_store as binding
+from ml_metadata.proto import metadata_store_pb2, metadata_store_service_pb2
+
+SERVICE = metadata_store_service_pb2.DESCRIPTOR.services_by_name["MetadataStoreService"]
+CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def until(condition, *, seconds=20.0):
+    """Wait for a condition; what it returns."""
+    end = time.monotonic() + seconds
+    while not (result := condition()):
+        assert time.monotonic() < end, f"not so within {seconds} s: {condition}"
+        time.sleep(0.02)
+    return result
+
+
+class StoreServer:
+    """`python -m metadata_store` as a process of its own."""
+
+    def __init__(self, folder, *flags):
+        self.folder = folder
+        self.database = folder / "metadata.db"
+        self.port, self.health_port = free_port(), free_port()
+        self.log = folder / "store.log"
+        self.flags = flags
+        self.process = None
+        self.channel = None
+
+    def start(self, *flags):
+        with self.log.open("a") as log:
+            self.process = subprocess.Popen(
+                [
+                    sys.executable, "-m", "metadata_store", f"--grpc_port={self.port}",
+                    "--database", f"sqlite:///{self.database}", "--health-port", str(self.health_port),
+                    *self.flags, *flags,
+                ],
+                stdout=log, stderr=log,
+            )  # fmt: skip
+        until(lambda: self.process.poll() is not None or self.ready())
+        assert self.process.poll() is None, self.log.read_text()
+        self.channel = grpc.insecure_channel(
+            f"127.0.0.1:{self.port}",
+            options=[
+                ("grpc.max_receive_message_length", -1),
+                ("grpc.max_send_message_length", -1),
+                ("grpc.max_metadata_size", 32768),
+                ("grpc.use_local_subchannel_pool", 1),
+            ],
+        )
+        return self
+
+    def ready(self):
+        return self.http("/readyz")[0] == 200
+
+    def http(self, path):
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.health_port}{path}", timeout=5) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+        except OSError:
+            return 0, ""
+
+    def client(self):
+        return MetadataStore(
+            metadata_store_pb2.MetadataStoreClientConfig(
+                host="127.0.0.1", port=self.port, client_timeout_sec=30
+            )
+        )
+
+    def call(self, rpc, request, **options):
+        """The future of a raw call."""
+        method = SERVICE.methods_by_name[rpc]
+        send = self.channel.unary_unary(
+            f"/{SERVICE.full_name}/{rpc}",
+            request_serializer=lambda message: message.SerializeToString(),
+            response_deserializer=GetMessageClass(method.output_type).FromString,
+        )
+        return send.future(request, timeout=options.pop("timeout", 30), **options)
+
+    def workers(self):
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        return [int(pid) for pid in children.read_text().split()]
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait(10)
+        self.channel.close()
+
+    def stop(self):
+        if self.process is not None and self.process.poll() is None:
+            self.channel.close()
+            self.process.send_signal(signal.SIGTERM)
+            assert self.process.wait(30) == 0, self.log.read_text()
+
+
+@pytest.fixture(scope="module")
+def start_store(tmp_path_factory):
+    """Starts stores; all are stopped at the end of the module."""
+    stores = []
+
+    def start(*flags):
+        store = StoreServer(tmp_path_factory.mktemp("store"), *flags)
+        stores.append(store)
+        return store.start()
+
+    yield start
+    for store in stores:
+        store.stop()
+
+
+@pytest.fixture(scope="module")
+def store(start_store):
+    return start_store()
+
+
+class Twins:
+    """The server and the core in this process, given the same calls: their answers must be equal."""
+
+    def __init__(self, store, folder):
+        self._store = store
+        config = metadata_store_pb2.ConnectionConfig()
+        config.sqlite.filename_uri = str(folder / "twin.db")
+        config.sqlite.connection_mode = 3
+        self._core = binding.CreateMetadataStore(config.SerializeToString(), b"")
+
+    def __call__(self, rpc, **fields):
+        """(code, error message, response) of a call."""
+        method = SERVICE.methods_by_name[rpc]
+        request = GetMessageClass(method.input_type)(**fields)
+        body, error, code = getattr(binding, rpc)(self._core, request.SerializeToString())
+        expected = GetMessageClass(method.output_type).FromString(body if code == 0 else b"")
+        call = self._store.call(rpc, request)
+        served = call.result() if call.exception() is None else type(expected)()
+        outcome = (call.code(), _timeless(call.details() or ""), _without_times(served))
+        assert outcome == (CODES[code], _timeless(error.decode()), _without_times(expected))
+        return call.code(), call.details() or "", served
+
+
+def _timeless(text):
+    # Messages quote nodes: with times of each database, and with spaces that protobuf varies on purpose.
+    return re.sub(r"\s+", " ", re.sub(r"\b\d{13}\b", "TIME", text))
+
+
+def _without_times(message):
+    for field, value in message.ListFields():
+        if field.name in {
+            "create_time_since_epoch", "last_update_time_since_epoch", "milliseconds_since_epoch",
+        }:  # fmt: skip
+            message.ClearField(field.name)
+        elif field.message_type is not None and not field.message_type.GetOptions().map_entry:
+            for part in value if field.label == field.LABEL_REPEATED else [value]:
+                _without_times(part)
+    return message
+
+
+@pytest.fixture(scope="module")
+def twins(store, tmp_path_factory):
+    return Twins(store, tmp_path_factory.mktemp("twin"))
