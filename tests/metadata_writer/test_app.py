@@ -1,0 +1,241 @@
+import asyncio
+
+import pytest
+from ml_metadata.proto import metadata_store_pb2 as mlmd
+
+from memopod.kube import CONFIG_MAPS, TASK_RESULTS
+from memopod.steps import names
+
+COMPLETE, FAILED = mlmd.Execution.COMPLETE, mlmd.Execution.FAILED
+
+
+@pytest.fixture
+def states(store):
+    """State of each execution, by external id."""
+
+    def read():
+        return {e.external_id: e.last_known_state for e in store.client.get_executions()}
+
+    return read
+
+
+def custom(execution):
+    return {k: getattr(v, v.WhichOneof("value")) for k, v in execution.custom_properties.items()}
+
+
+def execution_of(store, external_id):
+    (execution,) = (e for e in store.client.get_executions() if e.external_id == external_id)
+    return execution
+
+
+@pytest.mark.parametrize(
+    "version", ["argo-3.4.17", "argo-3.5.15", "argo-3.7.18", "argo-4.0.10", "argo-4.1.2"]
+)
+async def test_a_workflow_is_recorded_while_it_runs(
+    cluster, store, start_writer, eventually, states, version
+):
+    writer = start_writer()
+    await eventually(writer.ready)
+    workflow = await cluster.submit(version, "parameters")
+    make, use = workflow.execution("make"), workflow.execution("use")
+    await workflow.create("make")
+    await workflow.begin("make")
+    await eventually(lambda: states() == {make: mlmd.Execution.RUNNING})
+    await workflow.report("make")
+    await workflow.finish("make")
+    await eventually(lambda: custom(execution_of(store, make)).get("output:Output") == "hello")
+    await workflow.run("use")
+    await workflow.end()
+    await eventually(lambda: states() == {make: COMPLETE, use: COMPLETE})
+    await eventually(lambda: custom(execution_of(store, use)).get("input:x") == "hello")
+    await eventually(lambda: custom(execution_of(store, make)).get("input:message") == "hello")
+
+
+async def test_artifacts_join_the_steps_of_a_run(cluster, store, start_writer, eventually, states):
+    start_writer()
+    workflow = await cluster.submit("argo-4.1.2", "artifacts")
+    await workflow.run("make", "use")
+    await workflow.end()
+    await eventually(lambda: list(states().values()) == [COMPLETE, COMPLETE])
+
+    def joined():
+        edges = store.graph()["edges"]
+        return sorted((kind, names) for (_, kind, *names), _ in edges.items() if kind in ("INPUT", "OUTPUT"))
+
+    await eventually(lambda: len(joined()) == 6)
+    use = custom(execution_of(store, workflow.execution("use")))
+    assert use["unresolved_inputs"] == "/tmp/in/train.csv"  # nobody made it
+
+
+async def test_each_attempt_of_a_step_is_recorded(cluster, start_writer, eventually, states):
+    start_writer()
+    workflow = await cluster.submit("argo-4.1.2", "retry")
+    await workflow.run("0", "1")
+    await eventually(lambda: states() == {workflow.execution("0"): FAILED, workflow.execution("1"): COMPLETE})
+
+
+async def test_a_reused_step_shares_the_artifacts_of_its_source(
+    cluster, store, start_writer, eventually, states
+):
+    start_writer()
+    first = await cluster.submit("argo-4.1.2", "artifacts")
+    await first.run("make")
+    await first.end()
+    await eventually(lambda: states() == {first.execution("make"): COMPLETE})
+    artifacts = {a.id for a in store.client.get_artifacts()}
+
+    again = await cluster.submit("argo-4.1.2", "initless-artifacts")
+    await again.create(
+        "make",
+        labels={names.STEP_LABEL: names.REUSED},
+        annotations={names.SOURCE_EXECUTION: first.execution("make"), names.REASON: "hit"},
+    )
+    reported = first._load("make", "taskresult")
+    node = again.execution("make").partition("/")[2]
+    reported["metadata"] = {"name": node, "namespace": cluster.namespace, "labels": {names.ENTRY: "1"}}
+
+    await cluster.client.create(TASK_RESULTS, reported, namespace=cluster.namespace)
+    await again.finish("make")
+    await eventually(lambda: states().get(again.execution("make")) == mlmd.Execution.CACHED)
+    reused = execution_of(store, again.execution("make"))
+    source = execution_of(store, first.execution("make"))
+    assert custom(reused)["cached_execution_id"] == source.id
+    assert custom(reused)["reason"] == "hit"
+    assert {a.id for a in store.client.get_artifacts()} == artifacts
+    events = store.client.get_events_by_execution_ids([reused.id])
+    assert {e.artifact_id for e in events if e.type == mlmd.Event.OUTPUT} == artifacts
+
+
+async def test_steps_whose_pods_went_while_nobody_looked_are_closed(
+    cluster, store, start_writer, eventually, states
+):
+    writer = start_writer()
+    workflow = await cluster.submit("argo-4.1.2", "artifacts")
+    await workflow.create("make")
+    await workflow.begin("make")
+    await eventually(lambda: states() == {workflow.execution("make"): mlmd.Execution.RUNNING})
+    writer.kill()
+    await workflow.report("make")
+    await workflow.finish("make")
+    await workflow.run("use")
+    await workflow.end()
+    await workflow.delete_pods("make", "use")
+    start_writer()
+    await eventually(lambda: list(states().values()) == [COMPLETE, COMPLETE])
+    await eventually(lambda: len(store.client.get_artifacts()) == 3)
+    assert custom(execution_of(store, workflow.execution("make")))["kfp_pod_name"].endswith("2913590014")
+
+
+async def test_a_step_that_goes_with_its_workflow_is_canceled(cluster, start_writer, eventually, states):
+    start_writer()
+    workflow = await cluster.submit("argo-4.1.2", "parameters")
+    await workflow.create("make")
+    await workflow.begin("make")
+    make = workflow.execution("make")
+    await eventually(lambda: states() == {make: mlmd.Execution.RUNNING})
+    await workflow.delete()
+    await workflow.delete_pods("make")
+    await eventually(lambda: states() == {make: mlmd.Execution.CANCELED})
+
+
+async def test_a_step_that_cannot_be_recorded_delays_no_other_and_comes_back(
+    cluster, start_writer, eventually, states
+):
+    start_writer("--concurrency=1")
+    offloaded = await cluster.submit("argo-4.1.2", "offloaded")
+    await offloaded.run("")
+    workflow = await cluster.submit("argo-4.1.2", "parameters")
+    await workflow.run("make")
+    await eventually(lambda: states() == {workflow.execution("make"): COMPLETE})
+    config_map = offloaded._load("", "configmap")
+    body = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": config_map["metadata"]["name"], "namespace": cluster.namespace},
+        "data": config_map["data"],
+    }
+    await cluster.client.create(CONFIG_MAPS, body, namespace=cluster.namespace)
+    await eventually(lambda: states().get(offloaded.execution("")) == COMPLETE, seconds=40)
+
+
+async def test_it_waits_for_a_store_that_is_away_and_loses_nothing(
+    cluster, store, start_writer, eventually, states
+):
+    store.kill()
+    writer = start_writer()
+    await eventually(lambda: writer.ask("/readyz") == (503, "not ready: the store answers\n"))
+    assert writer.ask("/healthz") == (200, "ok\n")
+    workflow = await cluster.submit("argo-4.1.2", "artifacts")
+    await workflow.run("make")
+    await asyncio.to_thread(store.start)
+    await eventually(lambda: states() == {workflow.execution("make"): COMPLETE})
+    await eventually(writer.ready)
+    store.kill()
+    await workflow.run("use")
+    await workflow.end()
+    await workflow.delete_pods("make", "use")
+    await asyncio.to_thread(store.start)
+    await eventually(lambda: list(states().values()) == [COMPLETE, COMPLETE])
+    graph = store.graph()
+    assert set(graph["nodes"].values()) == {1}
+    assert set(graph["edges"].values()) == {1}
+
+
+async def test_sigterm_records_what_is_queued_and_ends(cluster, start_writer, eventually, states):
+    writer = start_writer()
+    await eventually(writer.ready)
+    workflow = await cluster.submit("argo-4.1.2", "parameters")
+    await workflow.run("make")
+    await eventually(lambda: states() == {workflow.execution("make"): COMPLETE})
+    metrics = writer.ask("/metrics")[1]
+    assert 'memopod_writer_steps_recorded_total{state="COMPLETE"} 1.0' in metrics
+    assert await asyncio.to_thread(writer.terminate) == 0
+
+
+async def test_a_store_address_without_a_port_is_refused(start_writer):
+    writer = start_writer("--store=nowhere")
+    assert await asyncio.to_thread(writer.process.wait, 20) == 2
+    assert "expected HOST:PORT" in writer.log.read_text()
+
+
+async def test_a_writer_that_is_killed_again_and_again_records_what_a_calm_one_records(
+    cluster, store, start_writer, eventually, tmp_path
+):
+    other_folder = tmp_path / "other"
+    other_folder.mkdir()
+    other = type(store)(other_folder)
+    await asyncio.to_thread(other.start)
+    try:
+        calm = start_writer(store=other)
+        await eventually(calm.ready)
+        stop = asyncio.Event()
+
+        async def trouble():
+            while not stop.is_set():
+                writer = start_writer()
+                try:
+                    await asyncio.wait_for(stop.wait(), 1.5)
+                except TimeoutError:
+                    writer.kill()
+
+        troubled = asyncio.create_task(trouble())
+        for sample, steps in [
+            ("parameters", ["make", "use"]),
+            ("artifacts", ["make", "use"]),
+            ("script", ["s", "use"]),
+            ("retry", ["0", "1"]),
+        ]:
+            for version in ("argo-3.5.15", "argo-4.1.2"):
+                workflow = await cluster.submit(version, sample)
+                await workflow.run(*steps)
+                await workflow.end()
+        stop.set()
+        await troubled
+        await eventually(lambda: len(other.client.get_executions()) == 16, seconds=30)
+        await eventually(lambda: store.graph() == other.graph(), seconds=40)
+        graph = store.graph()
+        assert set(graph["nodes"].values()) == {1}
+        assert set(graph["edges"].values()) == {1}
+        assert len(store.client.get_artifacts()) == 6
+    finally:
+        other.kill()
