@@ -7,8 +7,9 @@ change `schema.py`, add a file to `versions/`, and the tests compare the two.
 import asyncio
 import fcntl
 import os
+import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import alembic.command
@@ -24,6 +25,9 @@ from cache_server.entries.databases import cause_of, create_engine, database_pat
 _LOCK_TIMEOUT = 30.0
 """Seconds to wait for another process that migrates; one that takes longer is stuck."""
 
+_READ_TIMEOUT = 1.0
+"""Seconds that a reader waits for a lock; in WAL mode there is hardly ever one."""
+
 _POLL = 0.05
 """Seconds between two tries for the lock, which cannot be waited for with a deadline."""
 
@@ -37,11 +41,11 @@ async def migrate(url: str) -> None:
     """
     path = database_path(url)
     async with _file_lock(path.with_name(path.name + ".lock")):
+        # Readers don't wait for the writer in WAL mode; it stays with the file.
+        await _probe(path, "rwc", "PRAGMA journal_mode = WAL")
         engine = create_engine(url, busy_timeout=_LOCK_TIMEOUT)
         try:
             async with engine.connect() as connection:
-                # Readers don't wait for the writer; the mode stays with the file.
-                await connection.exec_driver_sql("PRAGMA journal_mode = WAL")
                 await connection.run_sync(_upgrade)
                 await connection.commit()
         except SQLAlchemyError as error:
@@ -60,7 +64,8 @@ async def check_schema(url: str) -> None:
     path = database_path(url)
     if not path.is_file():
         raise FileNotFoundError(f"no database at {path}; the cache server creates it when it starts")
-    engine = create_engine(url, busy_timeout=1.0, read_only=True)
+    await _probe(path, "ro", "PRAGMA schema_version")
+    engine = create_engine(url, busy_timeout=_READ_TIMEOUT, read_only=True)
     try:
         async with engine.connect() as connection:
             found = await connection.run_sync(_revision)
@@ -78,6 +83,24 @@ async def check_schema(url: str) -> None:
         )
 
 
+async def _probe(path: Path, mode: str, statement: str) -> None:
+    """Run one statement on a connection of its own, and raise OSError if the file cannot be opened.
+
+    A connection that aiosqlite fails to open leaves a thread, which can outlive the event loop and
+    then prints a traceback: so what is going to fail shall fail here.
+    """
+
+    def run() -> None:
+        target = f"{path.absolute().as_uri()}?mode={mode}"
+        with closing(sqlite3.connect(target, uri=True, timeout=_LOCK_TIMEOUT)) as connection:
+            connection.execute(statement)
+
+    try:
+        await asyncio.to_thread(run)
+    except sqlite3.Error as error:
+        raise OSError(f"cannot open the database {path}: {error}") from error
+
+
 def _config() -> Config:
     config = Config()
     config.set_main_option("script_location", "cache_server.entries:migrations")
@@ -86,6 +109,8 @@ def _config() -> Config:
 
 
 def _upgrade(connection: Connection) -> None:
+    # The driver begins a transaction before it writes rows, but not before it changes the schema.
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
     config = _config()
     config.attributes["connection"] = connection
     alembic.command.upgrade(config, "head")
