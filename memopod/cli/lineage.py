@@ -18,11 +18,12 @@ from rich.console import Console, RenderableType
 from memopod import lineage
 from memopod.lineage import render
 from memopod.mlmd import StoreClient, StoreError, StoreUnavailable
+from memopod.sandbox.errors import SandboxError
+from memopod.sandbox.state import DEFAULT as DEFAULT_STATE
+from memopod.sandbox.state import read_description
 
 VARIABLE = "MEMOPOD_STORE"
 """Environment variable with the address of the store or of its Envoy."""
-DEFAULT_STATE = Path(".memopod/sandbox")
-"""State folder of `memopod sandbox up` unless told otherwise."""
 DEFAULT_ADDRESS = "localhost:9090"
 """Envoy's port, as upstream's manifests and a `kubectl port-forward` of its Service have it."""
 
@@ -37,6 +38,7 @@ T = TypeVar("T")
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
+    pretty_exceptions_show_locals=False,
     help=(
         "Ask the metadata store what ran, and where a result came from.\n\n"
         "The store is asked through Envoy or directly: at --address HOST:PORT, in the sandbox of --state "
@@ -200,16 +202,20 @@ def find_target(address: str | None, state: Path | None) -> Target:
     if address:
         return Target(_checked(address, "--address"), f" --address {shlex.quote(address)}")
     if state:
-        return Target(_of_sandbox(state), f" --state {shlex.quote(str(state))}")
+        try:
+            return Target(_of_sandbox(state), f" --state {shlex.quote(str(state))}")
+        except SandboxError as error:
+            _fail(str(error))
     if from_environment := os.environ.get(VARIABLE):
         return Target(_checked(from_environment, VARIABLE), tried=f"from {VARIABLE}")
-    if (DEFAULT_STATE / "sandbox.json").exists():
+    try:
         return Target(_of_sandbox(DEFAULT_STATE), tried=f"of the sandbox in {DEFAULT_STATE}")
-    return Target(
-        DEFAULT_ADDRESS,
-        tried=f"the default, as there is no --address, no --state, no {VARIABLE} and no sandbox in "
-        f"{DEFAULT_STATE}",
-    )
+    except SandboxError:
+        return Target(
+            DEFAULT_ADDRESS,
+            tried=f"the default, as there is no --address, no --state, no {VARIABLE}, "
+            f"and no sandbox runs in {DEFAULT_STATE}",
+        )
 
 
 def _checked(address: str, origin: str) -> str:
@@ -220,19 +226,12 @@ def _checked(address: str, origin: str) -> str:
 
 
 def _of_sandbox(state: Path) -> str:
-    path = state / "sandbox.json"
+    """The address of the Envoy of the sandbox that runs in `state`. Raises SandboxError if none does."""
     try:
-        address = str(json.loads(path.read_text())["envoy"]["address"])
-    except FileNotFoundError:
-        _fail(
-            f"{path} does not exist: no sandbox has run there; start one with "
-            f"`memopod sandbox up --state {shlex.quote(str(state))}`"
-        )
-    except OSError as error:
-        _fail(f"{path} cannot be read: {error.strerror}")
+        address = str(read_description(state)["envoy"]["address"])
     except (ValueError, KeyError, TypeError):
-        _fail(f"{path} names no Envoy address; start the sandbox again, or give --address HOST:PORT")
-    return _checked(address, str(path))
+        _fail(f"the sandbox in {state} describes no Envoy; start it again, or give --address HOST:PORT")
+    return _checked(address, str(state))
 
 
 def _ask(target: Target, question: Callable[[StoreClient], Awaitable[T]]) -> T:

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import socket
 from concurrent import futures
@@ -6,7 +7,8 @@ import grpc
 import pytest
 from typer.testing import CliRunner
 
-from memopod.cli.lineage import VARIABLE, app
+from memopod.cli.lineage import VARIABLE, app, find_target
+from memopod.sandbox.state import State
 
 
 @pytest.fixture(autouse=True)
@@ -149,40 +151,51 @@ def test_an_address_and_a_state_folder_are_one_too_many(store):
     assert ask("runs", "--state", "x", address=store).exit_code == 2
 
 
-def describe_sandbox(folder, text):
-    folder.mkdir(parents=True)
-    (folder / "sandbox.json").write_text(text)
+@contextlib.contextmanager
+def sandbox(folder, description):
+    """A state folder as it is while a sandbox runs in it."""
+    state = State.acquire(folder)
+    try:
+        state.describe(description)
+        yield
+    finally:
+        state.release()
 
 
 def test_a_sandbox_gives_the_address_of_its_envoy(store, tmp_path):
-    describe_sandbox(tmp_path / "state", json.dumps({"envoy": {"address": store}}))
-    result = ask("runs", "--state", "state")
+    with sandbox(tmp_path / "state", {"envoy": {"address": store}}):
+        result = ask("runs", "--state", "state")
     assert "many-1" in result.stdout
     assert result.stderr == "next: memopod lineage show many-1 --state state\n"
 
 
 def test_the_default_sandbox_is_found(store, tmp_path):
-    describe_sandbox(tmp_path / ".memopod/sandbox", json.dumps({"envoy": {"address": store}}))
-    result = ask("runs")
+    with sandbox(tmp_path / ".memopod/sandbox", {"envoy": {"address": store}}):
+        result = ask("runs")
     assert "many-1" in result.stdout
     assert result.stderr == "next: memopod lineage show many-1\n"
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"envoy": null}', '{"envoy": {}}'])
-def test_a_sandbox_that_names_no_address_is_said(tmp_path, text):
-    describe_sandbox(tmp_path / "state", text)
-    result = ask("runs", "--state", "state")
+@pytest.mark.parametrize("description", [[], {}, {"envoy": None}, {"envoy": {}}])
+def test_a_sandbox_that_describes_no_envoy_is_said(tmp_path, description):
+    with sandbox(tmp_path / "state", description):
+        result = ask("runs", "--state", "state")
     assert result.exit_code == 1
-    assert result.stderr.startswith("error: state/sandbox.json names no Envoy address")
+    assert result.stderr.startswith("error: the sandbox in state describes no Envoy")
 
 
-def test_a_state_folder_without_a_sandbox_says_how_to_start_one():
-    result = ask("runs", "--state", "no where")
+def test_a_state_folder_in_which_no_sandbox_runs_says_how_to_start_one():
+    result = ask("runs", "--state", "nowhere")
     assert result.exit_code == 1
-    assert result.stderr == (
-        "error: no where/sandbox.json does not exist: no sandbox has run there; "
-        "start one with `memopod sandbox up --state 'no where'`\n"
-    )
+    assert "no sandbox runs in nowhere" in result.stderr
+    assert "memopod sandbox up --state nowhere" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_without_any_address_what_was_looked_for_is_said(tmp_path):
+    target = find_target(None, None)
+    assert target.address == "localhost:9090"
+    assert "no --address, no --state, no MEMOPOD_STORE, and no sandbox runs in .memopod/" in target.tried
 
 
 @pytest.mark.parametrize("command", [[], ["runs"], ["show"], ["up"], ["down"]])
