@@ -7,6 +7,7 @@ reads a few fields of many Pods. Configuration and credentials are those of the 
 # ruff: noqa: ASYNC109
 
 import asyncio
+import io
 import os
 import socket
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
@@ -270,7 +271,8 @@ class Client:
         data = None
         if body is not None:
             headers["Content-Type"] = content_type
-            data = msgspec.json.encode(body)
+            # Not the bytes themselves: aiohttp warns of those over a mebibyte.
+            data = io.BytesIO(msgspec.json.encode(body))
         return await self._session.request(
             method,
             self._configuration.host + path,

@@ -8,6 +8,7 @@ last two count as a failed call, so `failurePolicy` decides. Audit annotations a
 import asyncio
 import base64
 import binascii
+import io
 import ssl
 import uuid
 from collections.abc import Mapping
@@ -128,7 +129,8 @@ class Admission:
     async def _post(self, webhook: Mapping[str, Any], url: str, review: Object) -> Any:
         session = self._session(webhook["clientConfig"].get("caBundle") or "")
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
-        async with session.post(url, data=msgspec.json.encode(review), headers=headers) as response:
+        data = io.BytesIO(msgspec.json.encode(review))
+        async with session.post(url, data=data, headers=headers) as response:
             body = await response.content.read(_LARGEST_ANSWER)
             while not response.content.at_eof() and len(body) < _LARGEST_ANSWER:
                 body += await response.content.read(_LARGEST_ANSWER - len(body))

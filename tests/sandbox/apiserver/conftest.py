@@ -34,10 +34,11 @@ async def http(server, tmp_path):
     context = ssl.create_default_context(cafile=str(files.ca))
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context)) as session:
 
-        async def call(method, path, body=None, headers=None, token=token):
+        async def call(method, path, body=None, headers=None, token=token, data=None):
             sent = {"Authorization": f"Bearer {token}"} if token else {}
             url = f"https://127.0.0.1:{server.port}{path}"
-            async with session.request(method, url, json=body, headers={**sent, **(headers or {})}) as answer:
+            headers = {**sent, **(headers or {})}
+            async with session.request(method, url, json=body, data=data, headers=headers) as answer:
                 return Answer(answer.status, answer.headers, await answer.json())
 
         yield call
@@ -73,7 +74,7 @@ def create_pod(client, make_pod):
 def eventually():
     async def wait_for(condition: Callable[[], bool], seconds: float = 5.0):
         async with asyncio.timeout(seconds):
-            while not condition():
+            while not condition():  # noqa: ASYNC110 - any condition, not only events
                 await asyncio.sleep(0.01)
 
     return wait_for

@@ -65,7 +65,7 @@ async def test_a_label_value_that_kubernetes_would_refuse_is_refused(client, cre
 
 @pytest.mark.parametrize("name", ["Upper", "a_b", "-a", "x" * 254, ""])
 async def test_a_bad_name_is_refused(create_pod, name):
-    with pytest.raises(Invalid, match="metadata.name"):
+    with pytest.raises(Invalid, match=r"metadata\.name"):
         await create_pod(name)
 
 
