@@ -1,4 +1,6 @@
 import asyncio
+import random
+from collections import Counter
 
 import pytest
 from ml_metadata.proto import metadata_store_pb2 as mlmd
@@ -198,6 +200,25 @@ async def test_a_store_address_without_a_port_is_refused(start_writer):
     assert "expected HOST:PORT" in writer.log.read_text()
 
 
+def structure(store):
+    """The graph without the facts that only a Pod knows."""
+    graph = store.graph()
+    return {"nodes": Counter({node[:-1]: n for node, n in graph["nodes"].items()}), "edges": graph["edges"]}
+
+
+async def keep_killing(start_writer, eventually, stop, seed):
+    """Writers that live for moments after they are ready, until `stop`; the last one is left alone."""
+    moments, kills = random.Random(seed), 0
+    while not stop.is_set():
+        writer = start_writer()
+        await eventually(lambda: writer.ready() or stop.is_set())  # noqa: B023 (awaited here)
+        await asyncio.sleep(moments.uniform(0, 0.4))
+        writer.kill()
+        kills += 1
+    start_writer()
+    return kills
+
+
 async def test_a_writer_that_is_killed_again_and_again_records_what_a_calm_one_records(
     cluster, store, start_writer, eventually, tmp_path
 ):
@@ -205,37 +226,37 @@ async def test_a_writer_that_is_killed_again_and_again_records_what_a_calm_one_r
     other_folder.mkdir()
     other = type(store)(other_folder)
     await asyncio.to_thread(other.start)
+    stop = asyncio.Event()
     try:
         calm = start_writer(store=other)
         await eventually(calm.ready)
-        stop = asyncio.Event()
-
-        async def trouble():
-            while not stop.is_set():
-                writer = start_writer()
-                try:
-                    await asyncio.wait_for(stop.wait(), 1.5)
-                except TimeoutError:
-                    writer.kill()
-
-        troubled = asyncio.create_task(trouble())
-        for sample, steps in [
-            ("parameters", ["make", "use"]),
-            ("artifacts", ["make", "use"]),
-            ("script", ["s", "use"]),
-            ("retry", ["0", "1"]),
-        ]:
+        killer = asyncio.create_task(
+            keep_killing(start_writer, eventually, stop, seed=4), name="kill writers"
+        )
+        for number, (sample, steps) in enumerate(
+            [
+                ("parameters", ["make", "use"]),
+                ("artifacts", ["make", "use"]),
+                ("script", ["s", "use"]),
+                ("retry", ["0", "1"]),
+            ]
+        ):
             for version in ("argo-3.5.15", "argo-4.1.2"):
                 workflow = await cluster.submit(version, sample)
-                await workflow.run(*steps)
+                for step in steps:
+                    await workflow.run(step)
+                    await asyncio.sleep(0.3)  # so that kills fall everywhere in a workflow's life
                 await workflow.end()
+                if number % 2:
+                    await workflow.delete_pods(*steps)
         stop.set()
-        await troubled
+        assert await killer > 3
         await eventually(lambda: len(other.client.get_executions()) == 16, seconds=30)
-        await eventually(lambda: store.graph() == other.graph(), seconds=40)
+        await eventually(lambda: structure(store) == structure(other), seconds=40)
         graph = store.graph()
         assert set(graph["nodes"].values()) == {1}
         assert set(graph["edges"].values()) == {1}
         assert len(store.client.get_artifacts()) == 6
     finally:
+        stop.set()
         other.kill()
