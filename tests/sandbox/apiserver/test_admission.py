@@ -155,10 +155,12 @@ def as_sent(recorded):
         "serviceAccount",
     ):
         spec.pop(field, None)
-    spec["volumes"] = [v for v in spec.get("volumes") or [] if not v["name"].startswith("kube-api-access-")]
+    # Argo's agent mounts a token by itself, under the same name but from a Secret.
+    tokens = {v["name"] for v in spec.get("volumes") or [] if "projected" in v and "kube-api" in v["name"]}
+    spec["volumes"] = [v for v in spec.get("volumes") or [] if v["name"] not in tokens]
     for container in [*(spec.get("initContainers") or []), *spec["containers"]]:
         mounts = container.get("volumeMounts") or []
-        container["volumeMounts"] = [m for m in mounts if not m["name"].startswith("kube-api-access-")]
+        container["volumeMounts"] = [m for m in mounts if m["name"] not in tokens]
         for field in ("terminationMessagePath", "terminationMessagePolicy", "imagePullPolicy"):
             container.pop(field)
     return pod
