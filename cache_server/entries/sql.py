@@ -44,7 +44,7 @@ class SqlEntries:
 
     async def put(self, entry: Entry) -> bool:
         """See `Entries.put`."""
-        row = _to_row(entry)
+        row = {**_to_row(entry), "uses": 0, "last_used_at": None}
         added = insert(entries).values(row)
         statement = added.on_conflict_do_update(
             index_elements=[entries.c.namespace, entries.c.entry_key],
