@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import signal
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -59,7 +60,7 @@ def run(
         for notice in plan.notices:
             typer.echo(f"note: {notice}", err=True)
         result = asyncio.run(
-            run_pipeline(sandbox, plan, parameters, console, cached=not no_cache, timeout=timeout)
+            _until_signal(sandbox, plan, parameters, console, cached=not no_cache, timeout=timeout)
         )
     except (PipelineError, SandboxError, ConfigurationError) as error:
         _fail(str(error))
@@ -73,34 +74,44 @@ def run(
     raise typer.Exit(0 if result.state == "Succeeded" else 1)
 
 
+async def _until_signal(
+    sandbox: Path, plan: Plan, parameters: dict[str, Any], console: Console, **options: Any
+) -> RunResult:
+    """Run the pipeline; SIGINT and SIGTERM stop it in order, a second one ends the process."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_signal(number: int) -> None:
+        if stop.is_set():
+            os._exit(128 + number)
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, on_signal, number)
+    return await run_pipeline(sandbox, plan, parameters, console, stop, **options)
+
+
 async def run_pipeline(
     sandbox: Path,
     plan: Plan,
     parameters: dict[str, Any],
     console: Console,
+    stop: asyncio.Event,
     *,
     cached: bool = True,
     timeout: float = 3600.0,  # noqa: ASYNC109 - a setting of the run, which ends in order
 ) -> RunResult:
-    """Run a pipeline in the sandbox whose folder is `sandbox`; SIGINT and SIGTERM stop the run.
+    """Run a pipeline in the sandbox whose folder is `sandbox`, until its end or until `stop` is set.
 
     Raises ApiError if the API server does not take the run, or its end.
     """
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
     progress = Progress(console)
     kubeconfig = sandbox / "kube" / "workflow-controller.kubeconfig"
-    try:
-        async with Client.from_kubeconfig(str(kubeconfig), user_agent="memopod-run") as client:
-            run = Run(client, plan, parameters, cached=cached, timeout=timeout, on_change=progress.changed)
-            progress.follow(run)
-            with progress.shown():
-                return await run.execute(stop)
-    finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)
+    async with Client.from_kubeconfig(str(kubeconfig), user_agent="memopod-run") as client:
+        run = Run(client, plan, parameters, cached=cached, timeout=timeout, on_change=progress.changed)
+        progress.follow(run)
+        with progress.shown():
+            return await run.execute(stop)
 
 
 def show_result(console: Console, sandbox: Path, result: RunResult) -> None:
