@@ -33,7 +33,9 @@ from memopod.steps.times import from_text
 _log = structlog.get_logger()
 _DECISIONS = Counter("memopod_decisions_total", "Decisions for held Pods.", ["decision", "reason"])
 _SECONDS = Histogram("memopod_decision_seconds", "From a Pod seen to its decision carried out.")
-_CREATE_SECONDS = 2.0
+_CREATE_SECONDS = 1.0
+"""Deadline of the write that decides: a leader gives up 1 s before another may take over, so that what
+it sent has been answered or cut off by then."""
 _UNKNOWN_PAUSE = 0.5
 
 Pod = Mapping[str, Any]
@@ -63,7 +65,7 @@ class Controller:
     def see(self, pod: Pod) -> None:
         """Take note of a Pod as it is now. Decides once for each version of it, one task a Pod."""
         uid = pod["metadata"]["uid"]
-        if not is_held(pod):
+        if not is_held(pod) or pod["metadata"].get("deletionTimestamp"):
             self.forget(pod)
             return
         version = pod["metadata"]["resourceVersion"]

@@ -31,7 +31,9 @@ from memopod.steps.times import to_seconds_text
 _log = structlog.get_logger()
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
 _CALL_SECONDS = 2.0
-"""Deadline of one call: well inside the margin that is kept before a Pod may be released."""
+_RELEASE_SECONDS = 1.0
+"""Deadline of lifting a gate: a leader gives up 1 s before another may take over, which could by then
+have written a WorkflowTaskResult for this Pod."""
 _FINISHED = ("Succeeded", "Failed")
 
 Pod = Mapping[str, Any]
@@ -125,7 +127,7 @@ async def release(client: Client, pod: Pod, *, reason: str, evidence: str | None
     ]
     try:
         await client.patch(
-            PODS, metadata["name"], patch, namespace=metadata["namespace"], timeout=_CALL_SECONDS
+            PODS, metadata["name"], patch, namespace=metadata["namespace"], timeout=_RELEASE_SECONDS
         )
     except NotFound:
         return True
