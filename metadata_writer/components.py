@@ -5,11 +5,12 @@ one (a plain Argo template) is an instance of its template.
 """
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from memopod.steps import names
 from metadata_writer.records import EXECUTION_TYPE_PREFIX, UNTYPED
@@ -49,7 +50,7 @@ def read_component(name: str, annotations: Mapping[str, str]) -> Component:
 
 def _json_object(text: str) -> dict[str, Any] | None:
     try:
-        value = json.loads(text)
+        value = msgspec.json.decode(text)  # strict: a text that it accepts can be stored
     except ValueError:
         return None
     return value if isinstance(value, dict) else None

@@ -9,6 +9,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
+import msgspec
+
 from memopod.steps import Outputs, Step, names
 from memopod.steps.argo import main_container
 from memopod.steps.locations import resolve
@@ -232,7 +234,8 @@ def _container_status(pod: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 def _arguments(annotations: Mapping[str, str]) -> dict[str, Value]:
     """Arguments as Kubeflow's compiler noted them, typed; unreadable ones are left out."""
     try:
-        arguments = json.loads(annotations.get(KFP_ARGUMENTS) or "{}")
+        # Strict: a text that it accepts can be stored.
+        arguments = msgspec.json.decode(annotations.get(KFP_ARGUMENTS) or "{}")
     except ValueError:
         return {}
     if not isinstance(arguments, dict):

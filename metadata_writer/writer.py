@@ -128,7 +128,9 @@ class Writer:
         try:
             step = read_step(sighting.pod, decode=_decode)
         except NotAStep as error:
-            self._log.debug("not a step", pod=sighting.pod["metadata"]["name"], reason=error.reason)
+            # The agent Pod of http templates is none; one with a broken template should be seen.
+            log = self._log.warning if error.reason == "template-unreadable" else self._log.debug
+            log("not a step", pod=sighting.pod["metadata"]["name"], reason=error.reason)
             return None, True
         if not reader.has_begun(step, sighting.node):
             return None, True

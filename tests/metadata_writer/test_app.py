@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 from ml_metadata.proto import metadata_store_pb2 as mlmd
 
-from memopod.kube import CONFIG_MAPS, TASK_RESULTS
+from memopod.kube import CONFIG_MAPS, PODS, TASK_RESULTS
 from memopod.steps import names
 
 COMPLETE, FAILED = mlmd.Execution.COMPLETE, mlmd.Execution.FAILED
@@ -106,6 +106,38 @@ async def test_a_reused_step_shares_the_artifacts_of_its_source(
     assert {a.id for a in store.client.get_artifacts()} == artifacts
     events = store.client.get_events_by_execution_ids([reused.id])
     assert {e.artifact_id for e in events if e.type == mlmd.Event.OUTPUT} == artifacts
+
+
+async def test_a_reused_step_that_is_seen_before_its_source_is_recorded_after_it(
+    cluster, store, start_writer, eventually, states
+):
+    source, again = [await cluster.submit("argo-4.1.2", name) for name in ("script", "parameters")]
+    annotations = {names.SOURCE_EXECUTION: source.execution("s")}
+    await again.create("use", labels={names.STEP_LABEL: names.REUSED}, annotations=annotations)
+    await again.report("use")
+    await again.finish("use")
+    writer = start_writer()
+    await eventually(lambda: 'retries_total{reason="incomplete"}' in (writer.ask("/metrics") or ("", ""))[1])
+    assert states() == {}
+    await source.run("s")
+    await eventually(lambda: states().get(again.execution("use")) == mlmd.Execution.CACHED)
+    cached = custom(execution_of(store, again.execution("use")))["cached_execution_id"]
+    assert cached == execution_of(store, source.execution("s")).id
+
+
+async def test_a_pod_with_a_broken_template_is_passed_over(cluster, start_writer, eventually, states):
+    writer = start_writer()
+    workflow = await cluster.submit("argo-4.1.2", "parameters")
+    broken = workflow._load("make", "pod")
+    for container in broken["spec"]["initContainers"]:
+        for variable in container["env"]:
+            if variable["name"] == names.ENV_TEMPLATE:
+                variable["value"] = "{"
+    broken["metadata"] |= {"namespace": cluster.namespace, "name": "broken", "uid": "", "resourceVersion": ""}
+    await cluster.client.create(PODS, broken, namespace=cluster.namespace)
+    await workflow.run("use")
+    await eventually(lambda: states() == {workflow.execution("use"): COMPLETE})
+    await eventually(lambda: "template-unreadable" in writer.log.read_text())
 
 
 async def test_steps_whose_pods_went_while_nobody_looked_are_closed(

@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import json
 from pathlib import Path
 
@@ -28,8 +29,6 @@ def step_of(path):
     step = read_step(load(path))
     if step.template is None:
         config_map = load(path.with_name(path.name.replace(".pod.json", ".configmap.json")))
-        import dataclasses
-
         step = dataclasses.replace(step, template=json.loads(config_map["data"]["ARGO_TEMPLATE"]))
     return step
 
@@ -205,7 +204,7 @@ def test_kubeflow_v1_arguments_keep_their_types(pod):
     assert given == {"n": 3, "big": str(2**40), "rate": 0.5, "name": "x", "flag": True, "list": "[1]"}
 
 
-@pytest.mark.parametrize("text", ["{", "[]"])
+@pytest.mark.parametrize("text", ["{", "[]", r'{"a": "\ud800"}'], ids=["cut off", "a list", "no text"])
 def test_unreadable_arguments_are_no_arguments(pod, text):
     pod["metadata"]["annotations"][reader.KFP_ARGUMENTS] = text
     custom = reader.read_pod(read_step(pod)).custom
