@@ -125,6 +125,7 @@ async def test_a_store_that_is_not_there_is_unavailable_in_both_tongues(http, st
         request = service.GetContextTypesRequest()
         status, headers, _ = await post(http, envoy, "GetContextTypes", request, headers=ORIGIN)
         assert (status, headers["grpc-status"]) == (200, "14")
+        assert headers["grpc-message"] == "the metadata store cannot be reached"
         assert headers["Access-Control-Allow-Origin"] == ORIGIN["Origin"]
         async with grpc.aio.insecure_channel(envoy.address) as channel:
             with pytest.raises(grpc.aio.AioRpcError) as caught:
