@@ -47,7 +47,7 @@ async def test_a_tree_reads_from_the_output_to_what_really_ran(client):
     shown = text(render.tree(await up(client, "message-2/comp:Output")))
     first, second, _, third, _ = [line.rstrip() for line in shown.splitlines()]
     assert first == 'message-2/comp:Output = "My ML pipeline running"'
-    assert second.startswith("└── handed on by message-2/comp CACHED 0 ms [execution:")
+    assert second.startswith("└── handed on by message-2/comp CACHED <1 s [execution:")
     assert third.startswith("    └── reused message-1/comp COMPLETE 3.0 s [execution:")
 
 
@@ -165,7 +165,7 @@ def test_mermaid_quotes_whatever_a_name_holds():
     ("seconds", "expected"),
     [
         (None, ""),
-        (0, "0 ms"),
+        (0, "<1 s"),
         (0.85, "850 ms"),
         (0.9996, "1.0 s"),
         (3.21, "3.2 s"),

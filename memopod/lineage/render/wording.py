@@ -65,9 +65,14 @@ def value_text(value: Value, width: int = VALUE_WIDTH) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """`850 ms`, `3.2 s`, `4 min 05 s`, `2 h 03 min`; empty where unknown."""
+    """`850 ms`, `3.2 s`, `4 min 05 s`, `2 h 03 min`; empty where unknown.
+
+    Kubernetes keeps times in whole seconds, so that nothing is known of a difference of none.
+    """
     if seconds is None:
         return ""
+    if seconds == 0:
+        return "<1 s"
     if seconds < 0.9995:
         return f"{round(seconds * 1000)} ms"
     if seconds < 59.95:
