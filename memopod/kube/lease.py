@@ -114,6 +114,8 @@ class LeaderElector:
         if seen != self._seen:
             self._seen = seen
             self._seen_at = time.monotonic()
+        if spec.get("holderIdentity") != self._identity:
+            self._leader_until = 0.0
 
     def _may_take(self) -> bool:
         holder = self._lease["spec"].get("holderIdentity") if self._lease else None

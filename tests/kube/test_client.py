@@ -1,0 +1,185 @@
+import asyncio
+import json
+from contextlib import aclosing
+
+import pytest
+
+from memopod.kube import (
+    CONFIG_MAPS,
+    PODS,
+    Client,
+    ConfigurationError,
+    Conflict,
+    Forbidden,
+    Gone,
+    Invalid,
+    NotFound,
+    Unavailable,
+)
+
+NS = "pipelines"
+
+
+async def config_map(client, name, **rest):
+    return await client.create(CONFIG_MAPS, {"metadata": {"name": name}, **rest}, namespace=NS)
+
+
+async def test_objects_are_created_read_changed_and_deleted(client):
+    created = await config_map(client, "a", data={"k": "1"})
+    assert await client.get(CONFIG_MAPS, "a", namespace=NS) == created
+    replaced = await client.replace(CONFIG_MAPS, "a", {**created, "data": {"k": "2"}}, namespace=NS)
+    assert replaced["data"] == {"k": "2"}
+    merged = await client.patch(CONFIG_MAPS, "a", {"data": {"l": "3"}}, namespace=NS)
+    assert merged["data"] == {"k": "2", "l": "3"}
+    removed = await client.patch(CONFIG_MAPS, "a", [{"op": "remove", "path": "/data/k"}], namespace=NS)
+    assert removed["data"] == {"l": "3"}
+    await client.delete(CONFIG_MAPS, "a", namespace=NS, uid=created["metadata"]["uid"])
+    with pytest.raises(NotFound):
+        await client.get(CONFIG_MAPS, "a", namespace=NS)
+
+
+async def test_refusals_have_the_type_that_fits(client):
+    created = await config_map(client, "a")
+    with pytest.raises(Conflict) as exists:
+        await config_map(client, "a")
+    assert exists.value.reason == "AlreadyExists"
+    await client.patch(CONFIG_MAPS, "a", {"data": {"k": "1"}}, namespace=NS)
+    with pytest.raises(Conflict) as stale:
+        await client.replace(CONFIG_MAPS, "a", {**created, "data": {}}, namespace=NS)
+    assert stale.value.reason == "Conflict"
+    with pytest.raises(Invalid):
+        await config_map(client, "Not Valid")
+
+
+async def test_a_list_is_read_page_by_page(client, monkeypatch):
+    monkeypatch.setattr("memopod.kube.client._PAGE", 2)
+    for name in "abcde":
+        await config_map(client, name)
+    listed = await client.list(CONFIG_MAPS)
+    assert [item["metadata"]["name"] for item in listed["items"]] == list("abcde")
+    assert (await client.list(CONFIG_MAPS, name="c"))["items"] == [listed["items"][2]]
+    assert (await client.list(CONFIG_MAPS, namespace="argo"))["items"] == []
+
+
+async def test_a_list_whose_next_page_is_gone_is_read_whole(client, monkeypatch):
+    monkeypatch.setattr("memopod.kube.client._PAGE", 1)
+    for name in "abc":
+        await config_map(client, name)
+    call = client._call
+
+    async def busy(method, path, **rest):
+        answer = await call(method, path, **rest)
+        if (rest.get("query") or {}).get("limit") and "continue" not in rest["query"]:
+            for number in range(6):
+                await call(
+                    "PATCH",
+                    CONFIG_MAPS.path(NS, "a"),
+                    body={"data": {"n": str(number)}},
+                    content_type="application/merge-patch+json",
+                )
+        return answer
+
+    monkeypatch.setattr(client, "_call", busy)
+    listed = await client.list(CONFIG_MAPS)
+    assert [item["metadata"]["name"] for item in listed["items"]] == list("abc")
+    assert "continue" not in listed["metadata"]
+
+
+async def test_an_answer_that_does_not_come_in_time_is_unavailable(wired, wire):
+    await wired.list(PODS)
+    wire.hang()
+    with pytest.raises(Unavailable, match=r"no answer in 0\.2 s") as error:
+        await wired.get(PODS, "a", namespace=NS, timeout=0.2)
+    assert error.value.reason == "Timeout"
+
+
+async def test_a_server_that_is_not_there_is_unavailable(wired, wire):
+    await wire.close()
+    with pytest.raises(Unavailable):
+        await wired.list(PODS)
+    await wire.open()
+    assert (await wired.list(PODS))["items"] == []
+
+
+async def test_unknown_credentials_are_forbidden(server, tmp_path):
+    path = tmp_path / "kubeconfig"
+    path.write_text(path.read_text().replace("token: ", "token: x"))
+    async with Client.from_kubeconfig(str(path)) as client:
+        with pytest.raises(Forbidden) as error:
+            await client.list(PODS)
+    assert error.value.status == 401
+
+
+async def test_credentials_that_were_renewed_are_read_again(client, tmp_path):
+    await client.list(PODS)
+    tokens, kubeconfig = tmp_path / "tokens.json", tmp_path / "kubeconfig"
+    known = json.loads(tokens.read_text())
+    old = next(token for token, user in known.items() if user["username"] == "sandbox-admin")
+    tokens.write_text(
+        json.dumps({**known, "renewed-token": known[old]} | {old: {"username": "x", "groups": []}})
+    )
+    kubeconfig.write_text(kubeconfig.read_text().replace(old, "renewed-token"))
+    client._configuration.api_key["BearerToken"] = "Bearer expired"
+    await asyncio.gather(*(client.list(PODS) for _ in range(5)))
+    assert client._configuration.api_key["BearerToken"] == "Bearer renewed-token"
+
+
+async def test_a_kubeconfig_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ConfigurationError, match=r"absent: no such file"):
+        await Client.from_kubeconfig(str(tmp_path / "absent")).__aenter__()
+
+
+async def test_outside_a_cluster_and_without_a_kubeconfig_there_is_a_clear_error(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("KUBECONFIG", raising=False)
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    with pytest.raises(ConfigurationError, match="cannot configure"):
+        await Client.from_kubeconfig().__aenter__()
+
+
+async def test_the_environment_names_the_kubeconfig(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+    async with Client.from_kubeconfig() as client:
+        await client.list(PODS)
+
+
+async def test_a_client_must_be_entered():
+    with pytest.raises(RuntimeError, match="async with"):
+        await Client.from_kubeconfig("x").list(PODS)
+
+
+async def test_a_watch_from_a_version_that_is_not_kept_is_gone(client):
+    start = (await client.list(CONFIG_MAPS))["metadata"]["resourceVersion"]
+    for name in "abcdef":
+        await config_map(client, name)
+    with pytest.raises(Gone):
+        await anext(client.watch(CONFIG_MAPS, resource_version=start))
+
+
+async def test_a_watch_that_the_server_does_not_end_is_taken_for_dead(wired, wire, monkeypatch):
+    monkeypatch.setattr("memopod.kube.client._WATCH_GRACE", -0.7)
+    start = (await wired.list(PODS))["metadata"]["resourceVersion"]
+    async with aclosing(wired.watch(PODS, resource_version=start, timeout_seconds=1)) as events:
+        assert (await anext(events))["type"] == "BOOKMARK"
+        wire.hang()
+        with pytest.raises(Unavailable) as error:  # noqa: PT012 - events on the way come first
+            while True:
+                await anext(events)
+    assert error.value.reason == "Timeout"
+
+
+async def test_a_deadline_of_a_watch_does_not_interrupt_who_handles_its_events(client, monkeypatch):
+    monkeypatch.setattr("memopod.kube.client._WATCH_GRACE", -0.9)
+    start = (await client.list(PODS))["metadata"]["resourceVersion"]
+    async with aclosing(client.watch(PODS, resource_version=start, timeout_seconds=1)) as events:
+        await anext(events)
+        await asyncio.sleep(0.2)
+
+
+async def test_events_larger_than_any_buffer_arrive_whole(client):
+    start = (await client.list(CONFIG_MAPS))["metadata"]["resourceVersion"]
+    async with aclosing(client.watch(CONFIG_MAPS, resource_version=start)) as events:
+        await config_map(client, "a", data={"k": "x" * 2_500_000})
+        while (event := await anext(events))["type"] == "BOOKMARK":
+            pass
+    assert len(event["object"]["data"]["k"]) == 2_500_000
