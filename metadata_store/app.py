@@ -11,7 +11,7 @@ from ml_metadata.proto import metadata_store_pb2
 
 from memopod.service import Health, configure_logs, parse, run
 from metadata_store import metrics
-from metadata_store.connection import prepare_sqlite, server_config
+from metadata_store.connection import opened_again, prepare_sqlite, server_config
 from metadata_store.health import GrpcHealth
 from metadata_store.pool import Pool
 from metadata_store.probe import Probe
@@ -91,7 +91,7 @@ async def _pool(
     settings: Settings, config: metadata_store_pb2.MetadataStoreServerConfig, *, one_writer: bool
 ) -> AsyncIterator[Pool]:
     pool = Pool(
-        Opening(config.connection_config.SerializeToString(), b""),
+        Opening(opened_again(config.connection_config).SerializeToString(), b""),
         workers=settings.workers or (_SQLITE_WORKERS if one_writer else _WORKERS),
         one_writer=one_writer,
         depth=settings.queue_depth,

@@ -4,6 +4,7 @@ import sqlite3
 from pathlib import Path
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
+import structlog
 from google.protobuf import text_format
 from ml_metadata.proto import metadata_store_pb2
 
@@ -82,13 +83,26 @@ def prepare_sqlite(config: metadata_store_pb2.ConnectionConfig) -> str | None:
     try:
         connection = sqlite3.connect(path, timeout=10)
         try:
-            connection.execute("PRAGMA journal_mode=WAL").fetchall()
+            (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
             connection.execute("BEGIN IMMEDIATE").connection.rollback()
         finally:
             connection.close()
     except sqlite3.Error as error:
         raise OSError(f"cannot open the database {path} for writing: {error}") from error
+    if mode != "wal":
+        structlog.get_logger().warning(
+            "reads and writes will wait for each other: no write-ahead log here", path=path, journal_mode=mode
+        )
     return path
+
+
+def opened_again(config: metadata_store_pb2.ConnectionConfig) -> metadata_store_pb2.ConnectionConfig:
+    """The same database, but a SQLite file that has vanished is not made anew, empty."""
+    again = metadata_store_pb2.ConnectionConfig()
+    again.CopyFrom(config)
+    if again.WhichOneof("config") == "sqlite":
+        again.sqlite.connection_mode = metadata_store_pb2.SqliteMetadataSourceConfig.READWRITE
+    return again
 
 
 def _read_file(path: str, config: metadata_store_pb2.MetadataStoreServerConfig) -> None:

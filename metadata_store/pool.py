@@ -28,7 +28,7 @@ _ABORTED = 10
 
 
 class Overloaded(Exception):
-    """The queue is full, or no worker became free in time."""
+    """The queue is full, or there is no worker and none can open the database."""
 
 
 class _Call:
@@ -57,7 +57,9 @@ class Lane:
         self._keepers: list[asyncio.Task[None]] = []
         self._processes: set[WorkerProcess] = set()
         self._closing = False
+        self._trouble: str | None = None
         self.replaced = 0
+        self.last_answer = time.monotonic()
 
     async def start(self) -> None:
         """Open all workers. Raises CannotOpen if the database cannot be opened."""
@@ -68,6 +70,8 @@ class Lane:
 
     async def call(self, rpc: str, request: bytes, seconds: float) -> Answer:
         """Hand the call to a free worker, or wait for one. Raises Overloaded and TimeoutError."""
+        if self._trouble is not None:
+            raise Overloaded(self._trouble)
         call = _Call(rpc, request)
         if self._idle:
             self._give(self._idle.popleft(), call)
@@ -104,6 +108,7 @@ class Lane:
 
     def _adopt(self, process: WorkerProcess) -> None:
         self._processes.add(process)
+        self._trouble = None
         process.on_answer = self._answered
         process.on_lost = self._lost
         self._next(process)
@@ -121,6 +126,7 @@ class Lane:
         self._idle.append(process)
 
     def _answered(self, process: WorkerProcess, answer: Answer) -> None:
+        self.last_answer = time.monotonic()
         call = self._running.pop(process)
         if not call.answer.done():
             call.answer.set_result(answer)
@@ -140,6 +146,14 @@ class Lane:
             return
         text = f"the worker process of this {call.rpc} ended; it may or may not have been carried out"
         call.answer.set_result(Answer(_ABORTED, text.encode(), b""))
+
+    def _refuse(self, text: str) -> None:
+        """Keep nobody waiting until a worker is there again."""
+        self._trouble = text
+        while self._waiting:
+            call = self._waiting.popleft()
+            if not call.answer.done():
+                call.answer.set_exception(Overloaded(text))
 
     async def _keep(self, process: WorkerProcess) -> None:
         """Watch one worker for ever, and put another in its place when it is lost."""
@@ -171,6 +185,8 @@ class Lane:
                 return await WorkerProcess.open(self._opening)
             except CannotOpen as error:
                 structlog.get_logger().error("cannot open the database", error=str(error), again_in=pause)
+            if not self._processes:
+                self._refuse("no worker can open the database; try again later")
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 (spreads load, guards nothing)
             pause = min(pause * 2, _LONGEST_PAUSE)
 
@@ -196,9 +212,9 @@ class Pool:
         return {"writes": self._writes, "reads": self._reads}
 
     @property
-    def alive(self) -> bool:
-        """Whether every lane has a worker."""
-        return all(lane.pids for lane in self.lanes.values())
+    def last_answer(self) -> float:
+        """When the database last answered any call, on the monotonic clock."""
+        return max(lane.last_answer for lane in self.lanes.values())
 
     @property
     def pids(self) -> list[int]:

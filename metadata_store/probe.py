@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import time
 from collections.abc import Awaitable, Callable
 
 import structlog
@@ -11,6 +12,7 @@ from metadata_store.pool import Overloaded, Pool
 
 _EVERY_SECONDS = 2.0
 _PATIENCE_SECONDS = 10.0
+_SILENCE_SECONDS = 30.0
 _REQUEST: bytes = metadata_store_service_pb2.GetArtifactTypesByIDRequest(type_ids=[1]).SerializeToString()
 
 
@@ -58,9 +60,15 @@ class Probe:
             answer = await self._pool.call("GetArtifactTypesByID", _REQUEST, _PATIENCE_SECONDS)
         except Gone as error:
             return str(error)
-        except (Overloaded, TimeoutError):
-            return None if self._pool.alive else "no worker could open the database"
+        except Overloaded as error:
+            return None if self._busy() else str(error)
+        except TimeoutError:
+            return None if self._busy() else f"no call was answered for {_SILENCE_SECONDS:.0f} s"
         return None if answer.code == 0 else answer.error.decode(errors="replace")
+
+    def _busy(self) -> bool:
+        """Whether other calls are answered, so that the database is there."""
+        return time.monotonic() - self._pool.last_answer < _SILENCE_SECONDS
 
 
 def _identity(path: str | None) -> tuple[int, int] | None:

@@ -190,6 +190,10 @@ def test_health_follows_the_database(start_store):
     call = store.call("GetContextTypes", service.GetContextTypesRequest())
     assert (call.code(), str(store.database) in call.details()) == (grpc.StatusCode.UNAVAILABLE, True)
     until(lambda: store.http("/readyz") == (503, "not ready: database\n"))
+    for worker in store.workers():
+        os.kill(worker, signal.SIGKILL)
+    until(lambda: "cannot open the database" in store.log.read_text())
+    assert not store.database.exists()  # a file that has vanished is not made anew, empty
     assert health.Check(health_pb2.HealthCheckRequest(), timeout=5).status == NOT_SERVING
     away.rename(store.database)
     until(lambda: store.http("/readyz")[0] == 200)
