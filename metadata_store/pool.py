@@ -28,7 +28,11 @@ _ABORTED = 10
 
 
 class Overloaded(Exception):
-    """The queue is full, or there is no worker and none can open the database."""
+    """The queue is full."""
+
+
+class NoWorker(Exception):
+    """There is no worker, and none can open the database."""
 
 
 class _Call:
@@ -69,9 +73,9 @@ class Lane:
             self._keepers.append(asyncio.create_task(self._keep(process), name=f"store worker {number}"))
 
     async def call(self, rpc: str, request: bytes, seconds: float) -> Answer:
-        """Hand the call to a free worker, or wait for one. Raises Overloaded and TimeoutError."""
+        """Hand the call to a free worker, or wait for one. Raises as `Pool.call`."""
         if self._trouble is not None:
-            raise Overloaded(self._trouble)
+            raise NoWorker(self._trouble)
         call = _Call(rpc, request)
         if self._idle:
             self._give(self._idle.popleft(), call)
@@ -153,7 +157,7 @@ class Lane:
         while self._waiting:
             call = self._waiting.popleft()
             if not call.answer.done():
-                call.answer.set_exception(Overloaded(text))
+                call.answer.set_exception(NoWorker(text))
 
     async def _keep(self, process: WorkerProcess) -> None:
         """Watch one worker for ever, and put another in its place when it is lost."""
@@ -232,8 +236,8 @@ class Pool:
     async def call(self, rpc: str, request: bytes, seconds: float | None) -> Answer:
         """Answer one call within so many seconds.
 
-        Raises Overloaded if the queue is full and TimeoutError at the deadline (without one: at the
-        longest time that any call may take).
+        Raises Overloaded if the queue is full, NoWorker if no worker can open the database, and
+        TimeoutError at the deadline (without one: at the longest time that any call may take).
         """
         lane = self._writes if writes(rpc) else self._reads
         limit = self._longest_call if seconds is None else min(seconds, self._longest_call)

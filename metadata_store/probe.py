@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 from ml_metadata.proto import metadata_store_service_pb2
 
-from metadata_store.pool import Overloaded, Pool
+from metadata_store.pool import NoWorker, Overloaded, Pool
 
 _EVERY_SECONDS = 2.0
 _PATIENCE_SECONDS = 10.0
@@ -60,9 +60,9 @@ class Probe:
             answer = await self._pool.call("GetArtifactTypesByID", _REQUEST, _PATIENCE_SECONDS)
         except Gone as error:
             return str(error)
-        except Overloaded as error:
-            return None if self._busy() else str(error)
-        except TimeoutError:
+        except NoWorker as error:
+            return str(error)
+        except (Overloaded, TimeoutError):
             return None if self._busy() else f"no call was answered for {_SILENCE_SECONDS:.0f} s"
         return None if answer.code == 0 else answer.error.decode(errors="replace")
 

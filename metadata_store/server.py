@@ -10,7 +10,7 @@ from ml_metadata.proto import metadata_store_pb2
 from metadata_store.frames import Answer
 from metadata_store.health import GrpcHealth
 from metadata_store.metrics import CALLS, SECONDS
-from metadata_store.pool import Overloaded, Pool
+from metadata_store.pool import NoWorker, Overloaded, Pool
 from metadata_store.probe import Gone, Probe
 from metadata_store.rpcs import RPCS, SERVED, SERVICE
 
@@ -84,7 +84,7 @@ def _served(rpc: str, pool: Pool, probe: Probe) -> Handler:
         try:
             probe.check_file()
             answer = await pool.call(rpc, request, context.time_remaining())
-        except (Overloaded, Gone) as error:
+        except (Overloaded, NoWorker, Gone) as error:
             await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
         except TimeoutError:
             await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, f"{rpc} did not end in time")

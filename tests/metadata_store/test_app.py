@@ -5,11 +5,17 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import grpc
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from ml_metadata import errors
 from ml_metadata.metadata_store import MetadataStore
@@ -17,6 +23,7 @@ from ml_metadata.proto import metadata_store_pb2 as mlmd
 from ml_metadata.proto import metadata_store_service_pb2 as service
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
+UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 SERVICE = "ml_metadata.MetadataStoreService"
 
@@ -39,6 +46,25 @@ def until(condition, *, seconds=20.0):
 
 def contexts_request(type_id, *names):
     return service.PutContextsRequest(contexts=[mlmd.Context(type_id=type_id, name=name) for name in names])
+
+
+def self_signed(name):
+    """(key, certificate) in PEM."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject).issuer_name(subject)
+        .public_key(key.public_key()).serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1)).not_valid_after(now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .sign(key, hashes.SHA256())
+    )  # fmt: skip
+    secret = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    return secret.decode(), certificate.public_bytes(serialization.Encoding.PEM).decode()
 
 
 def alive(pid):
@@ -197,6 +223,37 @@ def test_health_follows_the_database(start_store):
     assert health.Check(health_pb2.HealthCheckRequest(), timeout=5).status == NOT_SERVING
     away.rename(store.database)
     until(lambda: store.http("/readyz")[0] == 200)
+
+
+def test_nobody_waits_while_no_worker_can_open_the_database(start_store):
+    store = start_store("--workers=1")
+    away = store.database.with_name("away.db")
+    store.database.rename(away)
+    store.database.write_text("no database")
+    os.kill(store.workers()[0], signal.SIGKILL)
+    until(lambda: "cannot open the database" in store.log.read_text())
+    until(lambda: store.http("/readyz")[0] == 503)
+    started = time.monotonic()
+    call = store.call("GetContextTypes", service.GetContextTypesRequest())
+    assert (call.code(), time.monotonic() - started < 5) == (UNAVAILABLE, True)
+    store.database.unlink()
+    away.rename(store.database)
+    until(lambda: store.http("/readyz")[0] == 200)
+    call = store.call("GetContextTypes", service.GetContextTypesRequest())
+    assert call.code() == grpc.StatusCode.OK
+
+
+def test_tls_from_upstreams_configuration_file(start_store, tmp_path):
+    key, certificate = self_signed("localhost")
+    config = tmp_path / "config.proto"
+    server = mlmd.MetadataStoreServerConfig()
+    server.ssl_config.server_key, server.ssl_config.server_cert = key, certificate
+    config.write_text(str(server))
+    store = start_store(f"--metadata_store_server_config_file={config}")
+    client = mlmd.MetadataStoreClientConfig(host="localhost", port=store.port, client_timeout_sec=30)
+    client.ssl_config.custom_ca = certificate
+    assert MetadataStore(client).put_context_type(mlmd.ContextType(name="secured")) == 10
+    assert store.call("GetContextTypes", service.GetContextTypesRequest()).code() == UNAVAILABLE
 
 
 def test_a_locked_database_is_aborted(start_store):
