@@ -9,6 +9,7 @@ It is a program of its own, of the standard library alone, since a process can n
 this after it has started nor be trusted to do it itself. Linux only (prctl).
 """
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -70,14 +71,12 @@ def main(parent: int, command: list[str]) -> int:
 
     def pass_on(number: int, _frame: FrameType | None) -> None:
         if child:
-            os.kill(child, number)
-
-    def end(_number: int, _frame: FrameType | None) -> None:
-        if child:
-            os.kill(child, signal.SIGKILL)
+            # A handler may run when the child is reaped, and `child` still says otherwise.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL if number == signal.SIGHUP else number)
 
     # Blocked until the child is known, so that none of them is lost.
-    handlers = {signal.SIGTERM: pass_on, signal.SIGINT: pass_on, signal.SIGHUP: end}
+    handlers = {signal.SIGTERM: pass_on, signal.SIGINT: pass_on, signal.SIGHUP: pass_on}
     signal.pthread_sigmask(signal.SIG_BLOCK, handlers)
     for number, handler in handlers.items():
         signal.signal(number, handler)

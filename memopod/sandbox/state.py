@@ -74,7 +74,7 @@ def read_description(folder: Path) -> dict[str, Any]:
     root = folder.expanduser().absolute()
     advice = f"start one with: memopod sandbox up --state {folder}"
     try:
-        with (root / "lock").open("a+") as lock:
+        with (root / "lock").open() as lock:
             if _lock(lock):
                 raise SandboxError(f"no sandbox runs in {folder}; {advice}")
         description: dict[str, Any] = json.loads((root / _DESCRIPTION).read_text())
