@@ -18,6 +18,7 @@ from cache_server.certificates import reload_on_change, server_context
 from cache_server.controller import Controller
 from cache_server.decision import Decider, DecisionRules
 from cache_server.entries import Entries, open_entries
+from cache_server.entries.databases import database_path
 from cache_server.identity import Identifier
 from cache_server.recorder import Recorder
 from cache_server.settings import Settings
@@ -48,10 +49,13 @@ def main(argv: list[str] | None = None) -> int:
         configure_logs("cache-server", level=settings.log_level)
         secret = read_secret(settings.seal_key_file)
         rules = _decision_rules(settings, secret)
+        context = server_context(settings.tls_cert_file, settings.tls_key_file)
+        artifacts = Artifacts.from_settings(settings.object_store)
+        database_path(settings.database)
     except (ValueError, OSError) as error:
         print(f"memopod cache-server: {error}", file=sys.stderr)
         return 2
-    return run(lambda stop: _serve(settings, rules, stop))
+    return run(lambda stop: _serve(settings, rules, context, artifacts, stop))
 
 
 def read_secret(path: str) -> bytes:
@@ -123,11 +127,10 @@ class _Pods:
 
 
 def _wire(
-    settings: Settings, rules: DecisionRules, client: Client, entries: Entries, elector: LeaderElector,
-    identity: str,
+    settings: Settings, rules: DecisionRules, artifacts: Artifacts, client: Client, entries: Entries,
+    elector: LeaderElector, identity: str,
 ) -> _Pods:  # fmt: skip
     key_rules = _key_rules(settings)
-    artifacts = Artifacts.from_settings(settings.object_store)
     identifier = Identifier(client, artifacts, entries, key_rules)
     decider = Decider(identifier, entries, artifacts, rules)
     leads = elector.is_leader
@@ -148,9 +151,11 @@ def _key_rules(settings: Settings) -> KeyRules:
     return KeyRules(ignored_containers=frozenset(settings.ignored_sidecars))
 
 
-async def _serve(settings: Settings, rules: DecisionRules, stop: asyncio.Event) -> None:
+async def _serve(
+    settings: Settings, rules: DecisionRules, context: ssl.SSLContext, artifacts: Artifacts,
+    stop: asyncio.Event,
+) -> None:  # fmt: skip
     files = settings.tls_cert_file, settings.tls_key_file
-    context = server_context(*files)
     policy = Policy(
         secret=rules.secret,
         trusted_creators=frozenset(settings.trusted_creators),
@@ -166,7 +171,7 @@ async def _serve(settings: Settings, rules: DecisionRules, stop: asyncio.Event) 
     ):
         elector = LeaderElector(client, namespace=place[0], name=place[1], identity=identity)
         lease = LeaseWatcher(client, *place)
-        pods = _wire(settings, rules, client, entries, elector, identity)
+        pods = _wire(settings, rules, artifacts, client, entries, elector, identity)
         informer = Informer(
             client, PODS, namespace=settings.watch_namespace or None,
             label_selector=_SELECTOR, on_event=pods.on_event,

@@ -10,9 +10,9 @@ import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
@@ -22,6 +22,9 @@ from obstore.store import LocalStore, ObjectStore, from_url
 
 from memopod.steps.locations import Location
 from memopod.steps.outputs import OutputArtifact
+
+if TYPE_CHECKING:
+    from obstore import ObjectMeta  # a type only: not there at run time
 
 _MD5 = re.compile(r"[0-9a-f]{32}")
 """An ETag that is the MD5 of an object's content. That of a multipart upload ends in `-<parts>`, that
@@ -45,12 +48,13 @@ class ArtifactState:
     `size` is in bytes, for a folder the sum. `etag` changes with every write; for a folder it is a
     digest over the names, sizes and ETags of all that is in it. `content` is the same for equal
     content wherever it is (`md5:<hex>` of an object, `sha256:<hex>` of a folder), None where the
-    store does not tell.
+    store does not tell. `modified` is when it was last written, by the store's clock.
     """
 
     size: int
     etag: str | None
     content: str | None
+    modified: datetime
 
 
 class Artifacts:
@@ -187,25 +191,20 @@ async def _describe(store: ObjectStore, key: str) -> ArtifactState | None:
             pass
         else:
             etag = _etag(found["e_tag"])
-            return ArtifactState(found["size"], etag, _content(etag))
+            return ArtifactState(found["size"], etag, _content(etag), found["last_modified"])
     members = await _members(store, key.rstrip("/") + "/")
-    return _folder(members) if members else None
+    return _folder(key.rstrip("/") + "/", members) if members else None
 
 
-async def _members(store: ObjectStore, prefix: str) -> list[tuple[str, int, str | None]]:
-    """(relative path, size, ETag) of everything below a prefix that ends in `/`, sorted by path."""
+async def _members(store: ObjectStore, prefix: str) -> "list[ObjectMeta]":
+    """Everything below a prefix that ends in `/`, sorted by path."""
     if _is_gone(store):
         raise NotADirectoryError("the bucket's folder is gone")
     try:
-        return sorted(
-            [
-                (member["path"].removeprefix(prefix), member["size"], _etag(member["e_tag"]))
-                async for batch in obstore.list(store, prefix=prefix)
-                for member in batch
-            ]
-        )
+        members = [member async for batch in obstore.list(store, prefix=prefix) for member in batch]
     except FileNotFoundError as error:
         raise NotADirectoryError("the bucket does not exist") from error
+    return sorted(members, key=lambda member: member["path"])
 
 
 def _is_gone(store: ObjectStore) -> bool:
@@ -213,13 +212,19 @@ def _is_gone(store: ObjectStore) -> bool:
     return isinstance(store, LocalStore) and store.prefix is not None and not Path(store.prefix).is_dir()
 
 
-def _folder(members: Sequence[tuple[str, int, str | None]]) -> ArtifactState:
-    size = sum(member_size for _, member_size, _ in members)
-    if any(etag is None for _, _, etag in members):
-        return ArtifactState(size, None, None)
-    digest = "sha256:" + hashlib.sha256(msgspec.json.encode(members)).hexdigest()
-    told = all(_content(etag) for _, _, etag in members)
-    return ArtifactState(size, digest, digest if told else None)
+def _folder(prefix: str, members: "Sequence[ObjectMeta]") -> ArtifactState:
+    size = sum(member["size"] for member in members)
+    modified = max(member["last_modified"] for member in members)
+    etags = [_etag(member["e_tag"]) for member in members]
+    if None in etags:
+        return ArtifactState(size, None, None, modified)
+    named = [
+        (member["path"].removeprefix(prefix), member["size"], etag)
+        for member, etag in zip(members, etags, strict=True)
+    ]
+    digest = "sha256:" + hashlib.sha256(msgspec.json.encode(named)).hexdigest()
+    told = all(_content(etag) for etag in etags)
+    return ArtifactState(size, digest, digest if told else None, modified)
 
 
 def _etag(told: str | None) -> str | None:

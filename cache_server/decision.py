@@ -12,7 +12,7 @@ from cache_server.artifacts import Artifacts, ArtifactStoreUnavailable, unchange
 from cache_server.entries import Entries, EntriesUnavailable, Entry
 from cache_server.identity import Identifier, Identity
 from memopod.kube import ApiError
-from memopod.steps import NotAStep, OutputsMismatch, Step, names, read_step
+from memopod.steps import NotAStep, OutputArtifact, OutputsMismatch, Step, names, read_step
 from memopod.steps.key import Unkeyable
 from memopod.steps.outputs import fill_declared
 from memopod.steps.seal import is_sealed
@@ -129,14 +129,20 @@ class Decider:
         """Ask the object stores whether all outputs are there, unchanged; a slug if they are not."""
         if self._rules.check == "off" or not entry.outputs.artifacts:
             return None
-        for artifact in entry.outputs.artifacts:
-            try:
-                state = await self._artifacts.describe(artifact.location)
-            except ArtifactStoreUnavailable:
-                if self._rules.check == "require":
-                    return "outputs-unchecked"
-                continue
-            if not unchanged(artifact, state):
-                await self._entries.retire(entry.id, "outputs-gone")
-                return "outputs-gone"
-        return None
+        found = await asyncio.gather(*(self._look(a) for a in entry.outputs.artifacts))
+        if "outputs-gone" in found:
+            await self._entries.retire(entry.id, "outputs-gone")
+            return "outputs-gone"
+        return "outputs-unchecked" if "outputs-unchecked" in found else None
+
+    async def _look(self, artifact: OutputArtifact) -> str | None:
+        """Why this output stands in the way of a reuse, None if it does not."""
+        unchecked = "outputs-unchecked" if self._rules.check == "require" else None
+        if artifact.etag is None and artifact.digest is None:
+            # Recorded while nobody could ask about it: there is nothing to compare with.
+            return unchecked
+        try:
+            state = await self._artifacts.describe(artifact.location)
+        except ArtifactStoreUnavailable:
+            return unchecked
+        return None if unchanged(artifact, state) else "outputs-gone"

@@ -20,6 +20,7 @@ from cache_server.recording import (
     NotRecordable,
     check_evidence,
     check_lifetime,
+    check_unwritten,
     execution_of,
     is_candidate,
 )  # fmt: skip
@@ -105,7 +106,7 @@ class Recorder:
         outputs = await fetch_outputs(self._client, identity.step)
         if outputs is None:
             return "incomplete"
-        outputs = await self._described(select_declared(identity.step, outputs))
+        outputs = await self._described(select_declared(identity.step, outputs), execution)
         check_lifetime(identity.step, await self._workflow(identity.step))
         if not self._leads():
             return "not-leading"
@@ -114,7 +115,7 @@ class Recorder:
             _log.info("recorded", pod=step.pod_name, template=identity.step.template_name)
         return "recorded" if stored else "superseded"
 
-    async def _described(self, outputs: Outputs) -> Outputs:
+    async def _described(self, outputs: Outputs, execution: Execution) -> Outputs:
         """The outputs with what the object store says of each artifact now."""
         described = []
         for artifact in outputs.artifacts:
@@ -124,6 +125,7 @@ class Recorder:
             state = await self._artifacts.describe(artifact.location)
             if state is None:
                 raise NotRecordable("an output artifact is not where the step reported it")
+            check_unwritten(execution, state.modified)
             described.append(replace(artifact, size=state.size, etag=state.etag, digest=state.content))
         return replace(outputs, artifacts=tuple(described))
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from memopod.steps import Step, names
@@ -14,11 +14,19 @@ _GARBAGE_COLLECTED = ("OnWorkflowCompletion", "OnWorkflowDeletion")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Execution:
-    """What was seen of a step's own program: when it ran, and which image."""
+    """What was seen of a step's own program: when it ran, and which image.
+
+    `ended_at` is when the last container ended: by then Argo's executor had saved all outputs.
+    """
 
     started_at: datetime
     finished_at: datetime
+    ended_at: datetime
     image_id: str
+
+
+CLOCK_TOLERANCE = timedelta(seconds=5)
+"""How far the clocks of a node and of an object store may be apart. More than that makes no entries."""
 
 
 class NotRecordable(ValueError):
@@ -37,16 +45,23 @@ def execution_of(step: Step) -> Execution:
     status = step.pod.get("status") or {}
     if status.get("phase") != "Succeeded" or not step.pod["spec"].get("nodeName"):
         raise NotRecordable("the Pod was not seen to run on a node and succeed")
+    ends = []
     for container in status.get("containerStatuses") or ():
         ended = (container.get("state") or {}).get("terminated") or {}
         if ended.get("exitCode") != 0:
             raise NotRecordable("a container did not end with exit code 0")
+        ends.append(from_text(ended.get("finishedAt")))
     main = _main_status(status)
     ended = (main.get("state") or {}).get("terminated") or {}
     started, finished = from_text(ended.get("startedAt")), from_text(ended.get("finishedAt"))
     if not (main.get("containerID") or ended.get("containerID")) or not started or not finished:
         raise NotRecordable("the kubelet did not report that the step's program ran")
-    return Execution(started_at=started, finished_at=finished, image_id=str(main.get("imageID") or ""))
+    return Execution(
+        started_at=started,
+        finished_at=finished,
+        ended_at=max(end for end in ends if end),
+        image_id=str(main.get("imageID") or ""),
+    )
 
 
 def _main_status(status: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -69,6 +84,15 @@ def check_evidence(step: Step, *, base: str, evidence: str, fixed: bool) -> None
             raise NotRecordable("the Pod was changed after its admission")
     elif at_release != evidence:
         raise NotRecordable("something that the step could read changed while it ran")
+
+
+def check_unwritten(execution: Execution, modified: datetime) -> None:
+    """Raise NotRecordable if an output artifact was written after the step had ended.
+
+    A recorder can come late: what is there by then need not be what the step put there.
+    """
+    if modified > execution.ended_at + CLOCK_TOLERANCE:
+        raise NotRecordable("an output artifact was written after the step had ended")
 
 
 def check_lifetime(step: Step, workflow: Mapping[str, Any] | None) -> None:

@@ -251,3 +251,22 @@ async def test_a_port_in_use_is_one_clear_line(cluster, flags):
     assert process.returncode == 1
     assert b"Traceback" not in errors
     assert str(server.ports["port"]).encode() in errors
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "said"),
+    [
+        ("--database", "oracle://x", "expected sqlite:///PATH"),
+        ("--tls-cert-file", "/does/not/exist", "/does/not/exist"),
+        ("--object-store", "minio/bucket=ftp://x", "object store"),
+        ("--maximum-staleness", "soon", "ISO 8601"),
+    ],
+)
+async def test_a_bad_setting_is_one_message_and_exit_status_2(cluster, flags, flag, value, said):
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", *flags, flag, value, stderr=asyncio.subprocess.PIPE
+    )
+    _, errors = await asyncio.wait_for(process.communicate(), 30)
+    assert process.returncode == 2
+    assert said in errors.decode()
+    assert b"Traceback" not in errors

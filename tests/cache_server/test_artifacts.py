@@ -2,6 +2,7 @@ import asyncio
 import shutil
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 from aiohttp import web
@@ -248,7 +249,8 @@ class TestOverHttp:
 
 
 STORED = OutputArtifact(name="model", location=at("m"), reported={}, size=3, etag=MD5 + "-2", digest=None)
-STATE = ArtifactState(3, MD5 + "-2", None)
+WRITTEN = datetime(2026, 1, 1, tzinfo=UTC)
+STATE = ArtifactState(3, MD5 + "-2", None, WRITTEN)
 
 
 def test_the_same_size_and_etag_are_unchanged():
@@ -257,8 +259,8 @@ def test_the_same_size_and_etag_are_unchanged():
 
 def test_the_same_content_is_unchanged():
     stored = replace(STORED, etag="one", digest="md5:" + MD5)
-    assert unchanged(stored, ArtifactState(3, "other", "md5:" + MD5))
-    assert not unchanged(stored, ArtifactState(3, "one", "md5:" + MD5[::-1]))
+    assert unchanged(stored, ArtifactState(3, "other", "md5:" + MD5, WRITTEN))
+    assert not unchanged(stored, ArtifactState(3, "one", "md5:" + MD5[::-1], WRITTEN))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 import asyncio
 import sqlite3
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -400,3 +401,37 @@ async def test_an_artifact_that_its_workflow_takes_with_it_makes_no_entry(cluste
     held = await cluster.hold(cluster.pod_of(workflow, change=with_artifact))
     pod = await parts.decide(held)
     assert await parts.record(await cluster.run(pod, ARTIFACT)) is None
+
+
+async def test_what_was_written_after_the_step_had_ended_makes_no_entry(cluster, parts, stored):
+    pod = await parts.decide(await cluster.held_pod(change=with_artifact))
+    long_ago = datetime.now(UTC) - timedelta(minutes=1)
+    stored.write_text("overwritten before anybody recorded it")
+    assert await parts.record(await cluster.run(pod, ARTIFACT, finished=long_ago)) is None
+
+
+async def test_an_output_that_nobody_could_describe_is_not_reused_and_not_retired(
+    cluster, parts, stored, bucket
+):
+    entry = await parts.entry(ARTIFACT, change=with_artifact)
+    blind = replace(entry.outputs.artifacts[0], etag=None, digest=None, size=None)
+    unknown = replace(
+        entry, id="f" * 32, pod_uid="other", outputs=replace(entry.outputs, artifacts=(blind,)),
+        finished_at=entry.finished_at + timedelta(seconds=1),
+    )  # fmt: skip
+    assert await parts.entries.put(unknown)
+    pod = await parts.decide(await cluster.held_pod(change=with_artifact))
+    assert marks(pod) == ("run", "outputs-unchecked")
+    assert await parts.entries.get(unknown.id) is not None
+
+
+async def test_a_held_pod_that_is_being_deleted_is_left_alone(cluster, parts):
+    def finalized(pod):
+        pod["metadata"]["finalizers"] = ["workflows.argoproj.io/status"]
+
+    pod = await cluster.held_pod(change=finalized)
+    await cluster.client.delete(PODS, pod["metadata"]["name"], namespace="pipelines", grace_seconds=0)
+    pod = await cluster.get(pod)
+    cluster.client.writes.clear()
+    assert is_held(await parts.decide(pod))
+    assert cluster.client.writes == []
