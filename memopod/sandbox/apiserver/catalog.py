@@ -102,7 +102,17 @@ def discovery(path: str) -> dict[str, Any] | None:
 
 def _documents() -> dict[str, dict[str, Any]]:
     documents: dict[str, dict[str, Any]] = {
-        "/version": {"major": "1", "minor": "34", "gitVersion": KUBERNETES, "platform": "memopod/sandbox"},
+        "/version": {
+            "major": "1",
+            "minor": "34",
+            "gitVersion": KUBERNETES,
+            "gitCommit": "",
+            "gitTreeState": "",
+            "buildDate": "",
+            "goVersion": "",
+            "compiler": "",
+            "platform": "memopod/sandbox",
+        },
         "/api": {"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": []},
     }
     groups = sorted({(s.resource.group, s.resource.version) for s in SERVED})

@@ -90,7 +90,10 @@ class Registry:
         return self._update(target, before, after, dry_run=dry_run)
 
     def delete(self, target: Target, deletion: Deletion) -> Object:
-        """Delete an object and what it owns; returns it as it is now, or a `Status` if it is gone."""
+        """Delete an object and what it owns; returns what is left of it, or a `Status` if it is gone.
+
+        A Pod that is gone is returned too, as real servers do.
+        """
         item = self.get(target)
         resource, metadata = target.served.resource, item["metadata"]
         if deletion.uid not in (None, metadata["uid"]):
@@ -99,6 +102,8 @@ class Registry:
         if deletion.resource_version not in (None, metadata["resourceVersion"]):
             raise statuses.conflict(resource, metadata["name"])
         left = self._delete(resource, item, deletion.grace)
+        if left is None and resource == PODS:
+            return item
         return left or statuses.success(resource, metadata["name"], metadata["uid"])
 
     def delete_all(self, resource: Resource, matches: Matches, deletion: Deletion) -> list[Object]:
