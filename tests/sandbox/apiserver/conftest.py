@@ -6,11 +6,18 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+import structlog
 
 from memopod.kube import PODS, Client
 from memopod.sandbox.apiserver.app import Server
 from memopod.sandbox.apiserver.settings import Settings
 from memopod.sandbox.certificates import prepare_state
+
+
+@pytest.fixture(autouse=True)
+def _own_logs():
+    """What a service's `main` set up in another test of this process would write to a closed file."""
+    structlog.reset_defaults()
 
 
 @pytest.fixture
