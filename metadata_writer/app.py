@@ -51,7 +51,8 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
             on_event=writer.sightings.on_pod,
         )
         workflows = Informer(client, WORKFLOWS, namespace=namespace, on_event=writer.sightings.on_workflow)
-        writer.sightings.workflows_known = workflows.synced.is_set
+        writer.sightings.pods_listed = pods.synced
+        writer.sightings.workflows_listed = workflows.synced
         health = Health(
             {
                 "Pods are listed": pods.synced.is_set,

@@ -16,6 +16,8 @@ from ml_metadata.proto import metadata_store_service_pb2 as service
 from memopod.mlmd import to_value
 from metadata_writer.records import Run, State, StepRecord, Value
 
+_CACHED_ID = "cached_execution_id"
+"""Custom property of an execution: the store's id of the one that really ran."""
 _UNRESOLVED_INPUTS = "unresolved_inputs"
 _UNRESOLVED_OUTPUTS = "unresolved_outputs"
 """Custom properties of an execution: names of artifacts that the store does not know, comma separated."""
@@ -91,10 +93,11 @@ def newest(artifacts: Iterable[Any], run: Run) -> Any | None:
 
 def plan(record: StepRecord, known: Known, types: TypeIds) -> Plan:
     """What is missing in the store of one step."""
-    edges = _Edges(record, known, types)
+    state = _next_state(record, _state(known.execution))
+    edges = _Edges(record, known, types, shares_outputs=state is State.CACHED)
     edges.join_inputs()
     edges.join_outputs()
-    execution = _execution(record, known, types)
+    execution = _execution(record, known, types, state)
     _note(execution, _UNRESOLVED_INPUTS, edges.unresolved_inputs)
     _note(execution, _UNRESOLVED_OUTPUTS, edges.unresolved_outputs)
     unresolved = (*edges.unresolved_inputs, *edges.unresolved_outputs)
@@ -116,8 +119,9 @@ class _Edges:
     A known artifact is sent as the store gave it: that leaves it as it is, and attributes it to the run.
     """
 
-    def __init__(self, record: StepRecord, known: Known, types: TypeIds) -> None:
+    def __init__(self, record: StepRecord, known: Known, types: TypeIds, *, shares_outputs: bool) -> None:
         self._record = record
+        self._shares_outputs = shares_outputs
         self._known = known
         self._types = types
         self._joined = {(event.type, event.artifact_id) for event in known.events}
@@ -146,7 +150,7 @@ class _Edges:
         for output in self._record.outputs:
             if (mlmd.Event.OUTPUT, output.name) in self._named:
                 continue
-            if not self._record.shares_outputs:
+            if not self._shares_outputs:
                 made = self._make(output.type_name, output.name, output.uri, output.custom)
                 self._join(made, mlmd.Event.OUTPUT, [output.name], "finished_at")
                 continue
@@ -193,7 +197,7 @@ def _of_source(known: Known, name: str, uri: str) -> Any | None:
     return named or next((artifact for _, artifact in matching), None)
 
 
-def _execution(record: StepRecord, known: Known, types: TypeIds) -> Any:
+def _execution(record: StepRecord, known: Known, types: TypeIds, state: State) -> Any:
     execution = mlmd.Execution()
     if known.execution is not None:
         execution.CopyFrom(known.execution)
@@ -201,7 +205,6 @@ def _execution(record: StepRecord, known: Known, types: TypeIds) -> Any:
         execution.type_id = types.execution
         execution.external_id = record.external_id
     stored = _state(known.execution)
-    state = _next_state(record, stored)
     overrule = record.from_pod and (stored is None or record.state.rank >= stored.rank)
     execution.last_known_state = mlmd.Execution.State.Value(state.value)
     properties = {
@@ -210,9 +213,11 @@ def _execution(record: StepRecord, known: Known, types: TypeIds) -> Any:
         "component_id": record.component_id,
     }
     _assign(execution.properties, properties, overrule=overrule)
-    _assign(execution.custom_properties, record.custom, overrule=overrule)
-    if state is State.CACHED and known.source is not None:
-        execution.custom_properties["cached_execution_id"].int_value = known.source.id
+    custom = execution.custom_properties
+    _assign(custom, record.custom, overrule=overrule)
+    named = record.source_execution is not None  # else it is presumed, which overrules nothing
+    if state is State.CACHED and known.source is not None and (named or _CACHED_ID not in custom):
+        custom[_CACHED_ID].int_value = known.source.id
     return execution
 
 

@@ -55,14 +55,28 @@ def _skip_reason(metadata: Mapping[str, Any], container: Mapping[str, Any]) -> s
     return "tfx" if by_label or str(command[-1]).endswith(_TFX_ENTRYPOINT) else None
 
 
-def has_begun(step: Step, node: Mapping[str, Any] | None) -> bool:
-    """Whether there is anything to record yet: a held or pending step has not begun."""
-    return _pod_phase(step) in {"Running", "Succeeded", "Failed"} or is_fulfilled(node)
+def has_begun(step: Step, closed: Mapping[str, Any] | None) -> bool:
+    """Whether there is anything to record yet: a held or pending step has not begun.
+
+    `closed` is what `closing_node` says.
+    """
+    return _pod_phase(step) == "Running" or has_finished(step, closed)
 
 
-def has_finished(step: Step, node: Mapping[str, Any] | None) -> bool:
-    """Whether the step has ended, well or not."""
-    return _pod_phase(step) in {"Succeeded", "Failed"} or is_fulfilled(node)
+def has_finished(step: Step, closed: Mapping[str, Any] | None) -> bool:
+    """Whether the step has ended, well or not. `closed` is what `closing_node` says."""
+    return _pod_phase(step) in {"Succeeded", "Failed"} or closed is not None
+
+
+def closing_node(node: Mapping[str, Any] | None, *, pod_gone: bool) -> Mapping[str, Any] | None:
+    """The node of a step, where its word on how the step ended counts besides the Pod's; else None.
+
+    The watches of Pods and Workflows are not ordered. A Pod that is still there will say itself that
+    it succeeded, and only it says whether that was by reuse.
+    """
+    if node is None or not is_fulfilled(node):
+        return None
+    return node if pod_gone or node.get("phase") != "Succeeded" else None
 
 
 def is_fulfilled(node: Mapping[str, Any] | None) -> bool:
@@ -75,13 +89,15 @@ def read_pod(
     *,
     node: Mapping[str, Any] | None = None,
     outputs: Outputs | None = None,
-    orphaned: bool = False,
+    pod_gone: bool = False,
+    workflow_gone: bool = False,
 ) -> StepRecord:
     """What is known of a step whose Pod was seen.
 
     `node` is its entry in the Workflow's `status.nodes`, `outputs` what it put out, both None while
-    unknown. `orphaned`: Pod and Workflow are gone, so a step that has not finished never will.
+    unknown. Where Pod and Workflow are gone, a step that has not finished never will.
     """
+    state = _pod_state(step, closing_node(node, pod_gone=pod_gone), orphaned=pod_gone and workflow_gone)
     display_name = last_part(step.node_name) or step.pod_name
     component = read_component(step.template_name or display_name, step.annotations)
     return StepRecord(
@@ -89,13 +105,13 @@ def read_pod(
         run=Run(step.workflow, step.namespace, step.workflow_uid),
         type_name=component.type_name,
         component_id=component.name,
-        state=_pod_state(step, node, orphaned=orphaned),
+        state=state,
         custom={
             **_arguments(step.annotations),
             **_input_parameters(step.template, node),
             **_output_parameters(outputs),
             **_identity(step.workflow, step.namespace, step.node_name),
-            **_pod_facts(step, node),
+            **_pod_facts(step, node if state.finished and is_fulfilled(node) else None),
         },
         inputs=_inputs(step.template, None),
         outputs=_outputs(outputs, component, step.template_name, step.workflow),
@@ -172,14 +188,14 @@ def _pod_phase(step: Step) -> str:
     return str((step.pod.get("status") or {}).get("phase", ""))
 
 
-def _pod_state(step: Step, node: Mapping[str, Any] | None, *, orphaned: bool) -> State:
+def _pod_state(step: Step, closed: Mapping[str, Any] | None, *, orphaned: bool) -> State:
     phase = _pod_phase(step)
     if phase == "Succeeded":
         return State.CACHED if step.reused else State.COMPLETE
-    if node is not None and is_fulfilled(node):
-        closed = _node_state(node)
+    if closed is not None:
+        state = _node_state(closed)
         # Argo's word on how it ended, but the Pod's on whether it ran.
-        return State.COMPLETE if closed is State.CACHED and phase else closed
+        return State.COMPLETE if state is State.CACHED and phase == "Running" else state
     if phase == "Failed":
         return State.FAILED
     return State.CANCELED if orphaned else State.RUNNING
@@ -200,13 +216,12 @@ def _identity(workflow: str, namespace: str, node_name: str) -> dict[str, Value]
     )
 
 
-def _pod_facts(step: Step, node: Mapping[str, Any] | None) -> dict[str, Value]:
+def _pod_facts(step: Step, closed: Mapping[str, Any] | None) -> dict[str, Value]:
     container = own_container(step.pod) or {}
     status = _container_status(step.pod, str(container.get("name", "")))
     state = status.get("state") or {}
     ended = state.get("terminated") or {}
     started = ended.get("startedAt") or (state.get("running") or {}).get("startedAt")
-    closed = node if is_fulfilled(node) else None
     return _present(
         kfp_pod_name=step.pod_name,
         image=container.get("image"),

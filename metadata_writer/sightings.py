@@ -5,6 +5,7 @@ only says which steps to look at, and `look` shows the newest of both. A Pod tha
 until its step is recorded as finished, for nothing else remembers what it alone said.
 """
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -57,8 +58,10 @@ class Sightings:
         self._workflows: dict[str, _Seen] = {}
         self._deleted_workflows: OrderedDict[str, _Seen] = OrderedDict()
         self._log = structlog.get_logger()
-        self.workflows_known: Callable[[], bool] = lambda: False
-        """Whether all Workflows were listed: before that a missing one is not a deleted one."""
+        self.pods_listed = asyncio.Event()
+        """The informer's `synced`: before that a missing Pod is not a deleted one."""
+        self.workflows_listed = asyncio.Event()
+        """The same of Workflows."""
 
     def on_pod(self, event: str, pod: Mapping[str, Any]) -> None:
         """A Pod was added, modified or deleted."""
@@ -91,7 +94,7 @@ class Sightings:
         uid, node_id = key
         pod = self._pods.get(uid, {}).get(node_id)
         seen = self._workflows.get(uid)
-        gone = seen is None and self.workflows_known()
+        gone = seen is None and self.workflows_listed.is_set()
         seen = seen or self._deleted_workflows.get(uid)
         return Sighting(
             pod=pod if pod is not None else self._deleted_pods.get(key),

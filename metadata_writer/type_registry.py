@@ -24,7 +24,7 @@ class TypeRegistry:
 
     async def ids(self, record: StepRecord) -> TypeIds:
         """The types of a record, put where this process has not put them yet. Raises StoreError."""
-        artifacts = () if record.shares_outputs else sorted({o.type_name for o in record.outputs})
+        artifacts = sorted({output.type_name for output in record.outputs})
         wanted = [("context", RUN_TYPE), ("execution", record.type_name)]
         wanted += [("artifact", name) for name in artifacts]
         missing = [key for key in wanted if key not in self._ids]

@@ -37,6 +37,8 @@ _LOOKS: Final = 12
 event of its own, or a restart, brings it back."""
 _PATIENT_LOOKS: Final = 7
 """How often a reused step waits for the record of the run it reuses: half a minute. It is usually there."""
+_NODE_GRACE: Final = 2.0
+"""Seconds that a node without a Pod is left alone: the Pod's event may be under way, and says more."""
 
 _decode = msgspec.json.Decoder().decode
 
@@ -68,7 +70,11 @@ class Writer:
         self.sightings = Sightings(self._changed, limit=limit)
 
     async def work(self) -> None:
-        """Record one step after another until cancelled."""
+        """Record one step after another until cancelled, once all Pods are listed.
+
+        Before that a node without a Pod would look like one whose Pod is gone.
+        """
+        await self.sightings.pods_listed.wait()
         while True:
             await self._probe.up.wait()
             key = await self._queue.get()
@@ -113,6 +119,10 @@ class Writer:
         if record is None:
             self._finish(key, settled=sighting.workflow_gone)
             return
+        if not record.from_pod and not progress.looks:
+            self._progress[key] = _Progress(looks=1)
+            self._queue.add_later(key, _NODE_GRACE)
+            return
         patient = progress.looks < _PATIENT_LOOKS
         outcome = await self._recorder.record(record, patient=patient)
         self._count(key, record, outcome)
@@ -132,15 +142,21 @@ class Writer:
             log = self._log.warning if error.reason == "template-unreadable" else self._log.debug
             log("not a step", pod=sighting.pod["metadata"]["name"], reason=error.reason)
             return None, True
-        if not reader.has_begun(step, sighting.node):
+        closed = reader.closing_node(sighting.node, pod_gone=sighting.pod_gone)
+        if not reader.has_begun(step, closed):
             return None, True
         if step.template is None:
             step = await self._with_template(step, sighting)
-        outputs = await self._outputs(step, sighting)
-        orphaned = sighting.pod_gone and sighting.workflow_gone
-        record = reader.read_pod(step, node=sighting.node, outputs=outputs, orphaned=orphaned)
+        outputs = await self._outputs(step, sighting) if reader.has_finished(step, closed) else None
+        record = reader.read_pod(
+            step,
+            node=sighting.node,
+            outputs=outputs,
+            pod_gone=sighting.pod_gone,
+            workflow_gone=sighting.workflow_gone,
+        )
         succeeded = record.state in (State.COMPLETE, State.CACHED)
-        return record, outputs is not None or not succeeded or orphaned
+        return record, outputs is not None or not succeeded or sighting.workflow_gone
 
     @staticmethod
     def _read_node(sighting: Sighting) -> StepRecord | None:
@@ -155,8 +171,6 @@ class Writer:
 
     async def _outputs(self, step: Step, sighting: Sighting) -> Outputs | None:
         """Outputs of a step that has ended; None while there are more to come."""
-        if not reader.has_finished(step, sighting.node):
-            return None
         node = sighting.node
         if node is not None and reader.is_fulfilled(node):
             template = step.template or {}

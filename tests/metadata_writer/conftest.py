@@ -29,7 +29,8 @@ def free_port():
 class StoreProcess:
     """A metadata store of its own over SQLite, read back through the official client."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, workers=1):
+        self.workers = workers
         self.port, self.health_port = free_port(), free_port()
         self.address = f"127.0.0.1:{self.port}"
         self.database = folder / "metadata.db"
@@ -42,7 +43,7 @@ class StoreProcess:
                 [
                     sys.executable, "-m", "metadata_store", f"--grpc_port={self.port}",
                     "--database", f"sqlite:///{self.database}", "--health-port", str(self.health_port),
-                    "--workers=2",
+                    f"--workers={self.workers}",
                 ],
                 stdout=log, stderr=log,
             )  # fmt: skip
@@ -114,8 +115,9 @@ def node_of(message, executions):
 
 
 @pytest.fixture
-def store(tmp_path):
-    process = StoreProcess(tmp_path)
+def store(tmp_path, request):
+    """A store with one worker process, or as many as an indirect parameter says."""
+    process = StoreProcess(tmp_path, getattr(request, "param", 1))
     process.start()
     yield process
     process.kill()

@@ -125,6 +125,24 @@ async def test_a_reused_step_that_is_seen_before_its_source_is_recorded_after_it
     assert cached == execution_of(store, source.execution("s")).id
 
 
+async def test_a_workflow_that_is_seen_to_end_before_its_held_pod_makes_no_artifacts(
+    cluster, store, start_writer, eventually, states
+):
+    writer = start_writer()
+    source = await cluster.submit("argo-4.1.2", "artifacts")
+    await source.run("make")
+    await eventually(lambda: states() == {source.execution("make"): COMPLETE})
+    again = await cluster.submit("argo-4.1.2", "initless-artifacts")
+    await again.create("make", annotations={names.SOURCE_EXECUTION: source.execution("make")})
+    await again.end()
+    probe = await cluster.submit("argo-4.1.2", "script")  # when this is recorded, the other was looked at
+    await probe.run("s")
+    await eventually(lambda: states().get(probe.execution("s")) == COMPLETE)
+    assert again.execution("make") not in states()
+    assert len(store.client.get_artifacts()) == 3
+    assert writer.process.poll() is None
+
+
 async def test_a_pod_with_a_broken_template_is_passed_over(cluster, start_writer, eventually, states):
     writer = start_writer()
     workflow = await cluster.submit("argo-4.1.2", "parameters")
@@ -251,6 +269,7 @@ async def keep_killing(start_writer, eventually, stop, seed):
     return kills
 
 
+@pytest.mark.parametrize("store", [3], indirect=True, ids=["three workers"])
 async def test_a_writer_that_is_killed_again_and_again_records_what_a_calm_one_records(
     cluster, store, start_writer, eventually, tmp_path
 ):

@@ -94,3 +94,20 @@ def test_a_reused_steps_source_is_told_by_its_outputs():
     assert presumed_source(REUSED, by_uri) == "uid-0/run-0-a"
     assert presumed_source(REUSED, {"s3://b/out": [artifact(1)]}) is None
     assert presumed_source(STEP, by_uri) is None
+
+
+def test_a_presumed_source_overrules_none_that_was_named():
+    named = mlmd.Execution(id=5, type_id=2, last_known_state=mlmd.Execution.CACHED)
+    named.custom_properties["cached_execution_id"].int_value = 9
+    known = Known(execution=named, source=mlmd.Execution(id=8), by_uri={"s3://b/out": [artifact(1)]})
+    presumed = dataclasses.replace(REUSED, source_execution=None, from_pod=False)
+    (sent,) = plan(presumed, known, TYPES).request.executions
+    assert sent.custom_properties["cached_execution_id"].int_value == 9
+
+
+def test_a_step_that_is_stored_as_cached_makes_no_artifacts_whatever_its_workflow_says():
+    stored = mlmd.Execution(id=5, type_id=2, last_known_state=mlmd.Execution.CACHED)
+    word = dataclasses.replace(STEP, inputs=(), from_pod=False)
+    planned = plan(word, Known(execution=stored), TYPES)
+    assert not planned.request.artifacts
+    assert planned.unresolved == ("out",)

@@ -172,8 +172,29 @@ def test_a_held_pod_has_not_begun(pod):
 
 def test_a_running_pod_is_running_until_it_and_its_workflow_are_gone(pod):
     pod["status"]["phase"] = "Running"
-    assert reader.read_pod(read_step(pod)).state is State.RUNNING
-    assert reader.read_pod(read_step(pod), orphaned=True).state is State.CANCELED
+    step = read_step(pod)
+    assert reader.read_pod(step).state is State.RUNNING
+    assert reader.read_pod(step, pod_gone=True).state is State.RUNNING
+    assert reader.read_pod(step, workflow_gone=True).state is State.RUNNING
+    assert reader.read_pod(step, pod_gone=True, workflow_gone=True).state is State.CANCELED
+
+
+def test_a_pod_that_is_still_there_says_itself_that_it_succeeded(pod):
+    node = {"phase": "Succeeded", "finishedAt": "2026-11-23T22:00:47Z"}
+    pod["status"] = {"phase": "Running"}
+    assert reader.closing_node(node, pod_gone=False) is None
+    record = reader.read_pod(read_step(pod), node=node)
+    assert record.state is State.RUNNING
+    assert "finished_at" not in record.custom
+    gone = reader.read_pod(read_step(pod), node=node, pod_gone=True)
+    assert gone.state is State.COMPLETE
+    assert "finished_at" in gone.custom
+
+
+def test_a_held_pod_that_is_gone_and_succeeded_was_reused(pod):
+    pod["status"] = {"phase": "Pending"}
+    node = {"phase": "Succeeded"}
+    assert reader.read_pod(read_step(pod), node=node, pod_gone=True).state is State.CACHED
 
 
 def test_a_step_that_argo_stopped_is_canceled(pod):

@@ -17,7 +17,7 @@ class Watcher(Sightings):
     def __init__(self, limit=10):
         self.changes = []
         super().__init__(self.changes.append, limit=limit)
-        self.workflows_known = lambda: True
+        self.workflows_listed.set()
 
     def taken(self):
         changes = list(self.changes)
@@ -114,9 +114,9 @@ def test_no_more_deleted_pods_are_kept_than_the_limit(pod):
 
 def test_a_missing_workflow_is_gone_only_once_all_are_listed(seen, pod, key):
     seen.on_pod("ADDED", pod)
-    seen.workflows_known = lambda: False
+    seen.workflows_listed.clear()
     assert not seen.look(key).workflow_gone
-    seen.workflows_known = lambda: True
+    seen.workflows_listed.set()
     assert seen.look(key).workflow_gone
 
 
