@@ -22,6 +22,9 @@ from memopod.kube.timestamps import now_micro
 _RELEASE_SECONDS = 2.0
 """How long a shutdown may wait to hand its Lease over; after that the Lease runs out by itself."""
 
+_HEARTBEAT_WATCH_SECONDS = 10.0
+"""Short: something is to be heard each second, so a silent connection must soon be replaced."""
+
 Lease = dict[str, Any]
 
 
@@ -215,7 +218,14 @@ class LeaseWatcher:
     """
 
     def __init__(self, client: Client, namespace: str, name: str, *, max_age: float | None = None) -> None:
-        self._informer = Informer(client, LEASES, namespace=namespace, name=name, on_event=self._changed)
+        self._informer = Informer(
+            client,
+            LEASES,
+            namespace=namespace,
+            name=name,
+            on_event=self._changed,
+            watch_seconds=_HEARTBEAT_WATCH_SECONDS,
+        )
         self._max_age = max_age
         self._renew_time: Any = None
         self._received_at: float | None = None

@@ -3,6 +3,7 @@ import json
 from contextlib import aclosing
 
 import pytest
+import yaml
 
 from memopod.kube import (
     CONFIG_MAPS,
@@ -115,11 +116,8 @@ async def test_credentials_that_were_renewed_are_read_again(client, tmp_path):
     tokens, kubeconfig = tmp_path / "tokens.json", tmp_path / "kubeconfig"
     known = json.loads(tokens.read_text())
     old = next(token for token, user in known.items() if user["username"] == "sandbox-admin")
-    tokens.write_text(
-        json.dumps({**known, "renewed-token": known[old]} | {old: {"username": "x", "groups": []}})
-    )
+    tokens.write_text(json.dumps({"renewed-token": known[old]}))
     kubeconfig.write_text(kubeconfig.read_text().replace(old, "renewed-token"))
-    client._configuration.api_key["BearerToken"] = "Bearer expired"
     await asyncio.gather(*(client.list(PODS) for _ in range(5)))
     assert client._configuration.api_key["BearerToken"] == "Bearer renewed-token"
 
@@ -183,3 +181,53 @@ async def test_events_larger_than_any_buffer_arrive_whole(client):
         while (event := await anext(events))["type"] == "BOOKMARK":
             pass
     assert len(event["object"]["data"]["k"]) == 2_500_000
+
+
+async def test_an_exec_plugin_is_asked_for_credentials_and_again_when_they_are_refused(server, tmp_path):
+    kubeconfig = tmp_path / "kubeconfig"
+    config = yaml.safe_load(kubeconfig.read_text())
+    token = config["users"][0]["user"]["token"]
+    calls = tmp_path / "calls"
+    plugin = tmp_path / "plugin"
+    credential = {"apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential"}
+    first, later = ({**credential, "status": {"token": each}} for each in ("expired", token))
+    plugin.write_text(
+        f"#!/bin/sh\necho >> {calls}\n"
+        f"[ $(wc -l < {calls}) = 1 ] && echo '{json.dumps(first)}' || echo '{json.dumps(later)}'\n"
+    )
+    plugin.chmod(0o700)
+    config["users"][0]["user"] = {
+        "exec": {
+            "apiVersion": credential["apiVersion"],
+            "command": str(plugin),
+            "args": [],
+            "interactiveMode": "Never",
+        }
+    }
+    kubeconfig.write_text(yaml.safe_dump(config))
+    async with Client.from_kubeconfig(str(kubeconfig)) as client:
+        await client.list(PODS)
+        await client.list(PODS)
+    assert calls.read_text() == "\n\n"
+
+
+async def test_inside_a_cluster_the_service_account_is_used_and_its_token_rotated(
+    server, tmp_path, monkeypatch
+):
+    config = yaml.safe_load((tmp_path / "kubeconfig").read_text())
+    account = tmp_path / "token"
+    account.write_text(config["users"][0]["user"]["token"])
+    module = "kubernetes.aio.config.incluster_config"
+    monkeypatch.setattr(f"{module}.SERVICE_TOKEN_FILENAME", str(account))
+    monkeypatch.setattr(f"{module}.SERVICE_CERT_FILENAME", str(tmp_path / "tls" / "ca.crt"))
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(server.port))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("KUBECONFIG", raising=False)
+    async with Client.from_kubeconfig() as client:
+        await client.list(PODS)
+        tokens = tmp_path / "tokens.json"
+        user = json.loads(tokens.read_text())[account.read_text()]
+        tokens.write_text(json.dumps({"rotated": user}))
+        account.write_text("rotated")
+        await client.list(PODS)

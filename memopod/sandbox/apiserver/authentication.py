@@ -12,7 +12,7 @@ from memopod.sandbox.apiserver.statuses import unauthorized
 
 
 class Tokens:
-    """The users of `tokens.json`: `{token: {"username", "groups"}}`, read again when it has changed."""
+    """The users of `tokens.json`: `{token: {"username", "groups"}}`, read again when the file has changed."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -24,10 +24,8 @@ class Tokens:
         scheme, _, token = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not token.strip():
             raise unauthorized()
+        self._read()
         user = self._users.get(token.strip())
-        if user is None:
-            self._read()
-            user = self._users.get(token.strip())
         if user is None:
             raise unauthorized()
         return user

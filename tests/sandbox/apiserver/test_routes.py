@@ -14,11 +14,13 @@ async def test_without_a_known_token_nothing_is_told(http, token):
     assert (answer.status, answer.body["kind"], answer.body["reason"]) == (401, "Status", "Unauthorized")
 
 
-async def test_a_token_that_was_added_later_is_known(http, tmp_path):
+async def test_a_token_that_was_added_later_is_known_and_a_removed_one_is_not(http, tmp_path):
     tokens = tmp_path / "tokens.json"
     known = json.loads(tokens.read_text())
     tokens.write_text(json.dumps({**known, "new": {"username": "u", "groups": []}}))
     assert (await http("GET", MAPS, token="new")).status == 200
+    tokens.write_text(json.dumps(known))
+    assert (await http("GET", MAPS, token="new")).status == 401
 
 
 async def test_the_version_is_public_and_discovery_is_not(http):
