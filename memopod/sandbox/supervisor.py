@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 import structlog
 
-from memopod.kube import MUTATING_WEBHOOKS, Client, Conflict
+from memopod.kube import MUTATING_WEBHOOKS, ApiError, Client, Conflict
 from memopod.kube.backoff import Backoff
 from memopod.sandbox.certificates import StateFiles, prepare_state
 from memopod.sandbox.errors import SandboxError
@@ -170,7 +170,8 @@ class Supervisor:
                 await client.create(MUTATING_WEBHOOKS, configuration)
             except Conflict:
                 # From an earlier start in the same folder: ports are others now.
-                await client.replace(MUTATING_WEBHOOKS, configuration["metadata"]["name"], configuration)
+                patch = {"webhooks": configuration["webhooks"]}
+                await client.patch(MUTATING_WEBHOOKS, configuration["metadata"]["name"], patch)
 
     def _describe(self) -> None:
         if self._ready:
@@ -227,7 +228,7 @@ async def run_sandbox(
             on_ready(description)
             await stop.wait()
             await supervisor.stop()
-        except OSError as error:
+        except (OSError, ApiError) as error:
             raise SandboxError(f"the sandbox in {folder} cannot start: {error}") from error
         finally:
             await supervisor.kill()
