@@ -29,6 +29,8 @@ _WATCH_GRACE = 10.0
 _CONNECT_TIMEOUT = 5.0
 """Seconds to establish a connection, within each request's own time."""
 
+_LONGEST_ERROR = 400
+
 _decode = msgspec.json.Decoder().decode
 
 
@@ -212,7 +214,7 @@ class Client:
         except TimeoutError as error:
             raise Unavailable(f"{request}: no answer, or no end, in time", reason="Timeout") from error
         except (aiohttp.ClientError, OSError, msgspec.DecodeError) as error:
-            raise Unavailable(f"{request}: {type(error).__name__}", reason="Connection") from error
+            raise _cut(request, error) from error
 
     async def _call(
         self,
@@ -234,7 +236,7 @@ class Client:
         except TimeoutError as error:
             raise Unavailable(f"{method} {path}: no answer in {seconds:g} s", reason="Timeout") from error
         except (aiohttp.ClientError, OSError, msgspec.DecodeError) as error:
-            raise Unavailable(f"{method} {path}: {type(error).__name__}", reason="Connection") from error
+            raise _cut(f"{method} {path}", error) from error
 
     async def _send(
         self,
@@ -327,6 +329,11 @@ def _selectors(label_selector: str, name: str | None) -> dict[str, str]:
     if name is not None:
         query["fieldSelector"] = f"metadata.name={name}"
     return query
+
+
+def _cut(request: str, error: Exception) -> Unavailable:
+    """A connection that could not be made, broke, or carried something else than JSON."""
+    return Unavailable(f"{request}: {type(error).__name__}: {error}"[:_LONGEST_ERROR], reason="Connection")
 
 
 def _status(body: bytes) -> Mapping[str, Any]:

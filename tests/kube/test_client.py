@@ -96,7 +96,7 @@ async def test_an_answer_that_does_not_come_in_time_is_unavailable(wired, wire):
 
 async def test_a_server_that_is_not_there_is_unavailable(wired, wire):
     await wire.close()
-    with pytest.raises(Unavailable):
+    with pytest.raises(Unavailable, match=rf"GET /api/v1/pods: .*127\.0\.0\.1:{wire.port}"):
         await wired.list(PODS)
     await wire.open()
     assert (await wired.list(PODS))["items"] == []
