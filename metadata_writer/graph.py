@@ -259,4 +259,14 @@ def _assign(target: Any, values: Mapping[str, Value], *, overrule: bool = True) 
     for name, value in values.items():
         if not overrule and name in target:
             continue
-        target[name].CopyFrom(to_value(value))
+        target[name].CopyFrom(to_value(_portable(value)))
+
+
+def _portable(value: Value) -> Value:
+    """A value that every database holds: MLMD's tables on MySQL and PostgreSQL have 32-bit integers.
+
+    Larger ones (times in milliseconds, sizes) become doubles, exact to 53 bits, and beyond that text.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or -(2**31) <= value < 2**31:
+        return value
+    return float(value) if abs(value) <= 2**53 else str(value)

@@ -1,7 +1,9 @@
 import dataclasses
 
+import pytest
 from ml_metadata.proto import metadata_store_pb2 as mlmd
 
+from metadata_writer import graph
 from metadata_writer.graph import Known, TypeIds, awaits_source, newest, plan, presumed_source
 from metadata_writer.records import Input, Output, Run, State, StepRecord
 
@@ -111,3 +113,22 @@ def test_a_step_that_is_stored_as_cached_makes_no_artifacts_whatever_its_workflo
     planned = plan(word, Known(execution=stored), TYPES)
     assert not planned.request.artifacts
     assert planned.unresolved == ("out",)
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        (7, "int_value"),
+        (-(2**31), "int_value"),
+        (2**31, "double_value"),
+        (1_764_000_000_000, "double_value"),
+        (2**60, "string_value"),
+        (True, "bool_value"),
+        ("7", "string_value"),
+    ],
+)
+def test_whole_numbers_are_written_so_that_every_database_holds_them(value, kind):
+    properties = mlmd.Execution().custom_properties
+    graph._assign(properties, {"x": value})
+    assert properties["x"].WhichOneof("value") == kind
+    assert type(value)(getattr(properties["x"], kind)) == value
