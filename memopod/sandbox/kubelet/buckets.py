@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import obstore
-from obstore.exceptions import NotFoundError
+from obstore.exceptions import BaseError
 from obstore.store import LocalStore
 
 from memopod.sandbox.argo import ENDPOINT
@@ -47,27 +47,31 @@ class Buckets:
         """Copy an artifact to `target`, a file or a folder. Raises ArtifactError if it is not there."""
         store = self._store(location.bucket)
         try:
-            await _fetch_object(store, location.key, target)
-            return
-        except NotFoundError:
+            if await _fetch_object(store, location.key, target):
+                return
             # Not an object: it may be a folder of objects.
-            keys = [meta["path"] async for page in obstore.list(store, location.key + "/") for meta in page]
+            folder = location.key + "/"
+            keys = [meta["path"] async for page in obstore.list(store, folder) for meta in page]
+            for key in keys:
+                await _fetch_object(store, key, target / key.removeprefix(folder))
+        except BaseError as error:
+            raise ArtifactError(f"{location.uri} cannot be read: {type(error).__name__}") from error
         if not keys:
             raise ArtifactError(f"there is no artifact at {location.uri}")
-        for key in keys:
-            await _fetch_object(store, key, target / key.removeprefix(location.key + "/"))
 
     async def keep(self, source: Path, location: Location) -> None:
         """Copy a file or a folder to an artifact's place. Raises ArtifactError for an empty folder."""
         store = self._store(location.bucket)
         files = await asyncio.to_thread(_files, source)
-        if files == [source]:
-            await obstore.put_async(store, location.key, source)
-            return
         if not files:
             raise ArtifactError("the folder is empty, and object stores keep no empty folders")
-        for file in files:
-            await obstore.put_async(store, f"{location.key}/{file.relative_to(source).as_posix()}", file)
+        try:
+            for file in files:
+                # A single file is the object itself.
+                below = "" if file == source else f"/{file.relative_to(source).as_posix()}"
+                await obstore.put_async(store, location.key + below, file)
+        except BaseError as error:
+            raise ArtifactError(f"{location.uri} cannot be written: {type(error).__name__}") from error
 
     def _store(self, bucket: str) -> LocalStore:
         if not _BUCKET.fullmatch(bucket) or ".." in bucket:
@@ -75,12 +79,17 @@ class Buckets:
         return LocalStore(self._root / bucket, mkdir=True)
 
 
-async def _fetch_object(store: LocalStore, key: str, target: Path) -> None:
-    found = await obstore.get_async(store, key)
+async def _fetch_object(store: LocalStore, key: str, target: Path) -> bool:
+    """Copy one object; says whether there is one."""
+    try:
+        found = await obstore.get_async(store, key)
+    except FileNotFoundError:
+        return False
     target.parent.mkdir(parents=True, exist_ok=True)
     with target.open("wb") as file:
         async for chunk in found.stream():
             await asyncio.to_thread(file.write, chunk)
+    return True
 
 
 def _files(folder: Path) -> list[Path]:

@@ -131,7 +131,7 @@ class Executor:
         try:
             location = self._buckets.place(reported, self._template.get("archiveLocation"))
             await self._buckets.keep(source, location)
-        except ArtifactError as error:
+        except (ArtifactError, OSError) as error:
             raise OutputError(f"the output artifact {name!r} cannot be kept: {error}") from error
         return reported
 

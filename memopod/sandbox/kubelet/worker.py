@@ -103,7 +103,7 @@ class Worker:
             executor = Executor(self._client, self._buckets, step, self._folder)
             await self._retried(executor.begin)
             local = await self._prepare(step, container, executor)
-        except (NotAStep, ContainerError, ArtifactError) as error:
+        except (NotAStep, ContainerError, ArtifactError, OSError) as error:
             await self._cannot_start(started, str(error))
             return
         with self._folder.log.open("ab") as log:
