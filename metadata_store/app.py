@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     settings = parse(
         Settings,
         argv,
-        prog="metadata-store",
+        prog="memopod metadata-store",
         prefix="MEMOPOD_METADATA_STORE",
         description="Serve ML Metadata (ml_metadata.MetadataStoreService) over gRPC.",
     )
