@@ -7,6 +7,7 @@ arguments and environment, by paths in the Pod's folder.
 
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -59,7 +60,8 @@ class Folder:
         return self.files / inside.removeprefix(ROOT)
 
     def create(self, declared: Iterable[str]) -> None:
-        """Make the folders that the program finds when it starts."""
+        """Make the folders that the program finds when it starts, without what an earlier start left."""
+        shutil.rmtree(self.files, ignore_errors=True)
         for folder in (self.files, self.home, self.scratch):
             folder.mkdir(parents=True, exist_ok=True)
         for path in (*declared, EXECUTOR_OUTPUT):
