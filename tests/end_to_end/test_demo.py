@@ -4,7 +4,6 @@ import subprocess
 
 import pytest
 
-pytestmark = pytest.mark.xdist_group("end to end: demo")
 MESSAGE = "My ML pipeline running on HuaweiCloud CCE."
 
 

@@ -5,7 +5,6 @@ import pytest
 from ml_metadata import metadata_store
 from ml_metadata.proto import metadata_store_pb2, metadata_store_service_pb2
 
-pytestmark = pytest.mark.xdist_group("end to end: doors")
 SERVICE = "ml_metadata.MetadataStoreService"
 
 

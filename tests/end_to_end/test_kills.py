@@ -4,8 +4,6 @@ import signal
 
 import pytest
 
-pytestmark = pytest.mark.xdist_group("end to end: kills")
-
 
 def finished(process, limit=100):
     output, _ = process.communicate(timeout=limit)

@@ -1,10 +1,6 @@
 import asyncio
 
-import pytest
-
 from memopod.kube import PODS, Client
-
-pytestmark = pytest.mark.xdist_group("end to end: reuse")
 
 
 def decisions(result):

@@ -1,8 +1,3 @@
-import pytest
-
-pytestmark = pytest.mark.xdist_group("end to end: sandboxes")
-
-
 def test_two_sandboxes_run_side_by_side(start_sandbox, tmp_path, example):
     both = [start_sandbox(tmp_path / name) for name in ("one", "two")]
     for sandbox in both:
