@@ -33,7 +33,7 @@ _RECORD_TIMEOUT = 30.0
 _STOP_GRACE = 40.0
 """Seconds for the sandbox to end in order: longer than its slowest service gets."""
 _PAUSE = 0.1
-_PIPED_WIDTH = 160
+_PIPED_WIDTH = 118
 
 T = TypeVar("T")
 
@@ -142,7 +142,9 @@ async def _show(console: Console, state: Path, envoy: str) -> None:
     second = await _run(console, state, plan)
     await _check_reused(state, second)
     console.print(
-        "  [cyan]reused[/]: held by its gate, never bound to a node, never started as a process",
+        "  [cyan]reused[/]: held by its gate, never bound to a node, never started as a process\n"
+        "  [dim](half a second is kept for Argo, whose two watches are not ordered, however long the "
+        "step ran)[/]",
         highlight=False,
     )
 
