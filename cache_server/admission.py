@@ -6,7 +6,7 @@ run can become an entry) when nobody could, or when it asks to run.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -20,7 +20,6 @@ from memopod.steps.times import to_text
 
 _EXEMPT_NAMESPACES = ("kube-system", "kube-public")
 _TFX_ENTRYPOINT = "tfx/orchestration/kubeflow/container_entrypoint.py"
-_LABEL_VALUE_LIMIT = 63
 _ANNOTATIONS_LIMIT = 262_144 - 16_384
 """Bytes: what Kubernetes allows on one object, less room for our own."""
 _OWNED = (
@@ -59,10 +58,27 @@ def admit(
     policy: Policy,
     decode: Decoder = json.loads,
 ) -> Verdict:
-    """Decide on one Pod that is about to be created by `username`."""
+    """Decide on one Pod that is about to be created by `username`.
+
+    The API server may call again after another webhook changed the Pod: who is held then keeps its one
+    gate, and who is not held any more loses it, since nobody would look for it.
+    """
+    verdict = _judge(
+        pod, namespace=namespace, username=username, now=now,
+        controller_alive=controller_alive, policy=policy, decode=decode,
+    )  # fmt: skip
+    if not verdict.held and _has_gate(pod):
+        return replace(verdict, patch=verdict.patch + _ungate(pod, marked=bool(verdict.patch)))
+    return verdict
+
+
+def _judge(
+    pod: Mapping[str, Any], *, namespace: str, username: str, now: datetime, controller_alive: bool,
+    policy: Policy, decode: Decoder,
+) -> Verdict:  # fmt: skip
     refusal = _not_ours(pod, namespace, username, policy)
     if refusal is None and _is_full(pod):
-        refusal = "labels-unusable"
+        refusal = "annotations-full"
     if refusal:
         return Verdict(held=False, reason=refusal)
     try:
@@ -131,11 +147,7 @@ def _obstacle(step: Step, now: datetime, *, controller_alive: bool, hold: float)
     if not controller_alive:
         return "no-controller"
     left = seconds_left(step, now)
-    if left is not None and left < 2 * hold:
-        return "deadline-near"
-    if any(len(str(value)) > _LABEL_VALUE_LIMIT for value in step.labels.values()):
-        return "labels-unusable"
-    return None
+    return "deadline-near" if left is not None and left < 2 * hold else None
 
 
 def _explain(pod: Mapping[str, Any], reason: str) -> list[dict[str, Any]]:
@@ -152,11 +164,26 @@ def _mark(pod: Mapping[str, Any], state: str | None, marks: Mapping[str, str]) -
     )
 
 
+def _has_gate(pod: Mapping[str, Any]) -> bool:
+    return any(gate.get("name") == names.GATE for gate in pod["spec"].get("schedulingGates") or ())
+
+
 def _gate(pod: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Add the gate, once: the API server may call a webhook again for the same Pod."""
-    gates = pod["spec"].get("schedulingGates")
-    if not gates:
+    if not pod["spec"].get("schedulingGates"):
         return [{"op": "add", "path": "/spec/schedulingGates", "value": [{"name": names.GATE}]}]
-    if any(gate.get("name") == names.GATE for gate in gates):
+    if _has_gate(pod):
         return []
     return [{"op": "add", "path": "/spec/schedulingGates/-", "value": {"name": names.GATE}}]
+
+
+def _ungate(pod: Mapping[str, Any], *, marked: bool) -> list[dict[str, Any]]:
+    """Remove the gate that an earlier call added, and its label unless that was set anew (`marked`)."""
+    position = next(
+        i for i, gate in enumerate(pod["spec"]["schedulingGates"]) if gate.get("name") == names.GATE
+    )
+    label = {} if marked else {names.STEP_LABEL: None}
+    return [
+        {"op": "remove", "path": f"/spec/schedulingGates/{position}"},
+        *set_metadata_ops(pod["metadata"], labels=label, annotations={}),
+    ]

@@ -4,8 +4,11 @@ import asyncio
 import socket
 import ssl
 import sys
+import time
 import uuid
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,7 @@ from cache_server.entries.databases import database_path
 from cache_server.identity import Identifier
 from cache_server.recorder import Recorder
 from cache_server.settings import Settings
-from cache_server.sweeper import Sweeper
+from cache_server.sweeper import Sweeper, is_overdue
 from cache_server.webhook import build_webhook
 from memopod.kube import PODS, Client, Informer, LeaderElector, LeaseWatcher
 from memopod.service import Health, configure_logs, parse, run
@@ -37,6 +40,10 @@ _LOOK_SECONDS = 1.0
 _DRAIN_SECONDS = 8.0
 """Shutdown: how long decisions under way may take to end. Kubernetes kills after 30 s."""
 _SECRET_BYTES = 32
+_STUCK_SECONDS = 10.0
+"""How long a Pod may be seen overdue, and still be held, before that means that something is wrong."""
+_SIT_OUT_SECONDS = 30.0
+"""How long a replica that could not let Pods go leaves the Lease to others."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -90,13 +97,16 @@ def _limit(flag: str, text: str) -> float | None:
     return None if seconds < 0 else seconds
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Pods:
     """Who is told of the Pods of steps."""
 
     controller: Controller
     recorder: Recorder
     sweeper: Sweeper
+    stuck: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set while Pods are held that should have been let go: this replica's own view."""
+    _overdue_since: dict[str, float] = field(default_factory=dict)
 
     def on_event(self, event: str, pod: dict[str, Any]) -> None:
         """A Pod has changed."""
@@ -115,7 +125,39 @@ class _Pods:
             for pod in pods:
                 self.on_event("MODIFIED", pod)
             self.sweeper.sweep(pods)
+            self._judge(pods)
             await asyncio.sleep(_LOOK_SECONDS)
+
+    def _judge(self, pods: Iterable[dict[str, Any]]) -> None:
+        """Set or clear `stuck`: a Pod has been overdue for long although it was seen to be."""
+        moment, now = time.monotonic(), datetime.now(UTC)
+        late = {pod["metadata"]["uid"] for pod in pods if is_overdue(pod, now)}
+        self._overdue_since = {uid: self._overdue_since.get(uid, moment) for uid in late}
+        if any(moment - since > _STUCK_SECONDS for since in self._overdue_since.values()):
+            self.stuck.set()
+        else:
+            self.stuck.clear()
+
+    async def lead(self, informer: Informer, elector: LeaderElector) -> None:
+        """Take part in the election, except while held Pods wait and nothing is done about them.
+
+        Whatever the reason (a permission that is missing, a watch that hangs): another replica may do
+        better, and without a leader the webhook holds no more Pods.
+        """
+        await informer.synced.wait()
+        while True:
+            electing = asyncio.create_task(elector.run(), name="election")
+            stuck = asyncio.create_task(self.stuck.wait(), name="stuck")
+            try:
+                await asyncio.wait({electing, stuck}, return_when=asyncio.FIRST_COMPLETED)
+                if electing.done():
+                    electing.result()
+            finally:
+                electing.cancel()
+                stuck.cancel()
+                await asyncio.gather(electing, stuck, return_exceptions=True)
+            _log.error("Pods are held beyond their time: giving the Lease up for a while")
+            await asyncio.sleep(_SIT_OUT_SECONDS)
 
     async def drain(self) -> None:
         """Let what is under way end."""
@@ -177,14 +219,16 @@ async def _serve(
             label_selector=_SELECTOR, on_event=pods.on_event,
         )  # fmt: skip
         health = Health({"pods": informer.synced.is_set, "leader": lease.fresh})
-        runner = web.AppRunner(build_webhook(policy, lease.fresh), access_log=None)
+        runner = web.AppRunner(
+            build_webhook(policy, lambda: lease.fresh() and not pods.stuck.is_set()), access_log=None
+        )
         watching = [
             group.create_task(informer.run(), name="informer:pods"),
             group.create_task(lease.run(), name="informer:lease"),
             group.create_task(pods.look_regularly(informer), name="look"),
             group.create_task(reload_on_change(context, *files), name="certificate"),
         ]
-        leading = group.create_task(elector.run(), name="leader")
+        leading = group.create_task(pods.lead(informer, elector), name="leader")
         port = await _listen(runner, settings, context)
         health_port = await health.start(settings.health_host, settings.health_port)
         _log.info("serving", port=port, health_port=health_port)

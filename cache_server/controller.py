@@ -16,17 +16,16 @@ from cache_server.decision import Decider, Reuse, Run
 from cache_server.entries import Entries, EntriesUnavailable
 from cache_server.finish import go_forward, is_held, own_result, release
 from cache_server.jobs import Jobs
+from cache_server.sweeper import is_claimed
 from memopod.kube import (
     TASK_RESULTS,
     ApiError,
     Client,
-    Forbidden,
-    Invalid,
     NotFound,
     emit,
 )  # fmt: skip
 from memopod.steps import NotAStep, names, read_step
-from memopod.steps.finish import task_result
+from memopod.steps.finish import fits, task_result
 from memopod.steps.outputs import is_ours
 from memopod.steps.times import from_text
 
@@ -37,8 +36,14 @@ _CREATE_SECONDS = 1.0
 """Deadline of the write that decides: a leader gives up 1 s before another may take over, so that what
 it sent has been answered or cut off by then."""
 _UNKNOWN_PAUSE = 0.5
+_MAYBE_WRITTEN = (409, 429)
+"""Client errors after which the object may be there, or may be created in a moment."""
 
 Pod = Mapping[str, Any]
+
+
+class ResultRefused(Exception):
+    """The API server does not accept the WorkflowTaskResult: it is not there, and will not be."""
 
 
 class Abandoned(Exception):
@@ -115,16 +120,23 @@ class Controller:
             await self._forward(pod, result)
             return
         decision = await self._decider.decide(pod)
-        if isinstance(decision, Reuse) and not self._in_time(pod):
-            decision = Run(reason="too-late")
+        if isinstance(decision, Reuse):
+            if not self._in_time(self._waiting.get(pod["metadata"]["uid"], pod)):
+                decision = Run(reason="too-late")
+            elif not fits(pod, decision.outputs):
+                decision = Run(reason="outputs-too-large")
         if isinstance(decision, Reuse):
             await self._reuse(pod, decision)
         else:
             await self._run(pod, decision)
 
     def _in_time(self, pod: Pod) -> bool:
+        """Whether a reuse may still begin: not late, and nobody is about to release the Pod."""
+        now = datetime.now(UTC)
+        if is_claimed(pod, now):
+            return False
         until = from_text((pod["metadata"].get("annotations") or {}).get(names.HOLD_UNTIL))
-        return until is not None and (until - datetime.now(UTC)).total_seconds() > self._late_margin
+        return until is not None and (until - now).total_seconds() > self._late_margin
 
     async def _run(self, pod: Pod, decision: Run) -> None:
         if not self._leads():
@@ -144,8 +156,8 @@ class Controller:
         )  # fmt: skip
         try:
             result = await self._write_result(wanted, pod)
-        except (Forbidden, Invalid, NotFound) as error:
-            _log.warning("the WorkflowTaskResult was refused", cause=error.reason)
+        except ResultRefused as error:
+            _log.warning("the WorkflowTaskResult was refused", cause=repr(error.__cause__))
             await self._run(pod, Run(reason="result-refused"))
             return
         if not is_ours(result):
@@ -166,14 +178,16 @@ class Controller:
                 return await self._client.create(
                     TASK_RESULTS, wanted, namespace=metadata["namespace"], timeout=_CREATE_SECONDS
                 )
-            except (Forbidden, Invalid, NotFound):
-                raise
             except ApiError as error:
+                if 400 <= error.status < 500 and error.status not in _MAYBE_WRITTEN:
+                    raise ResultRefused from error
                 _log.info("is the WorkflowTaskResult there?", cause=error.reason)
             found = await self._find(metadata)
             if found is not None:
                 return found
-            if not self._leads() or not self._in_time(pod):
+            await asyncio.sleep(_UNKNOWN_PAUSE)
+            latest = self._waiting.get(pod["metadata"]["uid"], pod)
+            if not self._leads() or not self._in_time(latest):
                 raise Abandoned
 
     async def _find(self, metadata: Mapping[str, Any]) -> Mapping[str, Any] | None:

@@ -80,6 +80,10 @@ class Decider:
             reason = "outputs-unchecked" if evidence else "input-unknown"
         except ApiError:
             reason = "kubernetes-unavailable"
+        except Exception:  # noqa: BLE001 (logged with its traceback, and the step runs)
+            # A step that nobody thought of must not be the reason that it waits.
+            _log.exception("cannot decide", pod=pod["metadata"].get("name"))
+            reason = "internal-error"
         return Run(reason=reason, evidence=evidence[0] if evidence else None)
 
     async def _decide(self, pod: Mapping[str, Any], evidence: list[str]) -> Decision:

@@ -20,7 +20,6 @@ from memopod.kube import (
     Conflict,
     Invalid,
     NotFound,
-    Unavailable,
     set_metadata_ops,
 )  # fmt: skip
 from memopod.steps import Step, names
@@ -34,6 +33,8 @@ _CALL_SECONDS = 2.0
 _RELEASE_SECONDS = 1.0
 """Deadline of lifting a gate: a leader gives up 1 s before another may take over, which could by then
 have written a WorkflowTaskResult for this Pod."""
+_PATIENCE_SECONDS = 60.0
+"""How long one look at a Pod tries to finish it; then others get their turn, and it is looked at again."""
 _FINISHED = ("Succeeded", "Failed")
 
 Pod = Mapping[str, Any]
@@ -58,10 +59,11 @@ async def own_result(client: Client, step: Step) -> Mapping[str, Any] | None:
 async def go_forward(client: Client, pod: Pod, result: Mapping[str, Any]) -> bool:
     """Finish a Pod whose WorkflowTaskResult is ours; True if it is finished, False if it is gone.
 
-    Tries until one of the two is so, or until it is cancelled: the next leader, a sweeper or the
-    janitor then goes on from here.
+    Tries for a minute, whatever stands in the way, and raises the last ApiError then. Whoever looks at
+    the Pod next goes on from here: this leader, the next one, a sweeper or the janitor.
     """
     pause = _FIRST_PAUSE
+    deadline = asyncio.get_running_loop().time() + _PATIENCE_SECONDS
     while True:
         try:
             if not is_held(pod):
@@ -70,7 +72,9 @@ async def go_forward(client: Client, pod: Pod, result: Mapping[str, Any]) -> boo
             return True
         except NotFound:
             return False
-        except (Conflict, Unavailable) as error:
+        except ApiError as error:
+            if asyncio.get_running_loop().time() > deadline:
+                raise
             _log.info("finishing a Pod again", pod=pod["metadata"]["name"], cause=error.reason)
         await asyncio.sleep(pause * (1 + random.random()))  # noqa: S311 (jitter)
         pause = min(pause * 2, _LONGEST_PAUSE)
@@ -98,7 +102,7 @@ async def _read(client: Client, pod: Pod) -> dict[str, Any] | None:
         )
     except NotFound:
         return None
-    except Unavailable:
+    except ApiError:
         return {}
     return current if current["metadata"]["uid"] == metadata["uid"] else None
 
@@ -129,12 +133,7 @@ async def release(client: Client, pod: Pod, *, reason: str, evidence: str | None
         await client.patch(
             PODS, metadata["name"], patch, namespace=metadata["namespace"], timeout=_RELEASE_SECONDS
         )
-    except NotFound:
-        return True
-    except (Conflict, Invalid):
-        # A failed `test` is 422 on a real API server, a write that overtook this one 409.
+    except (Conflict, Invalid, NotFound):
+        # Gone, or changed: a failed `test` is 422, a write that overtook this one 409.
         return False
     return True
-
-
-__all__ = ["ApiError", "go_forward", "is_held", "own_result", "release"]

@@ -17,7 +17,6 @@ from memopod.steps.inputs import (
     config_maps,
     ignored_inputs,
     input_artifacts,
-    names_run,
     offload_name,
 )  # fmt: skip
 from memopod.steps.key import Key, KeyRules, Unkeyable, entry_key, evidence, with_template
@@ -109,7 +108,7 @@ class Identifier:
             if state.etag:
                 return ["version", location.endpoint, location.uri, state.etag, state.size]
         producer = await self._entries.producer(step.namespace, location)
-        if producer and names_run(location, producer.workflow, producer.pod_name):
+        if producer is not None:
             return ["produced", location.endpoint, location.uri, producer.id]
         raise Unkeyable("input-unknown")
 

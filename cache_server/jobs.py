@@ -19,18 +19,22 @@ class Jobs:
         self._slots = asyncio.Semaphore(concurrency)
         self._on_end = on_end
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._draining = False
 
     def __contains__(self, key: str) -> bool:
         return key in self._tasks
 
     def start(self, key: str, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Start `work()` under `key`, which must not be running."""
+        """Start `work()` under `key`, which must not be running. Nothing is started any more once drained."""
+        if self._draining:
+            return
         task = asyncio.create_task(self._run(work), name=name)
         self._tasks[key] = task
         task.add_done_callback(lambda ended: self._ended(key, ended))
 
     async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 (bounds a set of tasks)
         """Let tasks end by themselves for so many seconds, then cancel the rest."""
+        self._draining = True
         tasks = list(self._tasks.values())
         if not tasks:
             return

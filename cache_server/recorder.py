@@ -13,6 +13,7 @@ from prometheus_client import Counter
 from cache_server.artifacts import Artifacts, ArtifactStoreUnavailable
 from cache_server.decision import Decider
 from cache_server.entries import Entries, EntriesUnavailable, Entry
+from cache_server.finish import own_result
 from cache_server.identity import Identifier, Identity
 from cache_server.jobs import Jobs
 from cache_server.recording import (
@@ -91,6 +92,9 @@ class Recorder:
                 break
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
+        if result in ("unavailable", "incomplete", "not-leading"):
+            # Not a last word: it is taken up again while the Pod is there.
+            self._seen.discard(pod["metadata"]["uid"])
         _RECORDED.labels(result).inc()
 
     async def _record(self, pod: Mapping[str, Any]) -> str:
@@ -103,6 +107,8 @@ class Recorder:
         identity = await self._identifier.identify(step)
         base = base_key(step, self._rules).digest
         check_evidence(step, base=base, evidence=identity.evidence, fixed=identity.fixed)
+        if await own_result(self._client, step) is not None:
+            raise NotRecordable("a WorkflowTaskResult of memopod's stands in the place of its own")
         outputs = await fetch_outputs(self._client, identity.step)
         if outputs is None:
             return "incomplete"
@@ -110,7 +116,11 @@ class Recorder:
         check_lifetime(identity.step, await self._workflow(identity.step))
         if not self._leads():
             return "not-leading"
-        stored = await self._entries.put(_entry(identity, execution, outputs))
+        entry = _entry(identity, execution, outputs)
+        for artifact in outputs.artifacts:
+            if not entry.names_producer_of(artifact.location):
+                raise NotRecordable("an output artifact is at a place that other runs may write to")
+        stored = await self._entries.put(entry)
         if stored:
             _log.info("recorded", pod=step.pod_name, template=identity.step.template_name)
         return "recorded" if stored else "superseded"

@@ -105,8 +105,12 @@ def check_lifetime(step: Step, workflow: Mapping[str, Any] | None) -> None:
         return
     if workflow is None:
         raise NotRecordable("the Workflow is gone, and with it what it says of its artifacts")
-    default = ((workflow.get("spec") or {}).get("artifactGC") or {}).get("strategy")
+    spec = workflow.get("spec") or {}
+    stored = (workflow.get("status") or {}).get("storedWorkflowTemplateSpec")
+    if spec.get("workflowTemplateRef") and not stored:
+        raise NotRecordable("the Workflow's template is not known, and with it what it says of artifacts")
+    defaults = {((s or {}).get("artifactGC") or {}).get("strategy") for s in (spec, stored)}
     for artifact in artifacts:
-        strategy = (artifact.get("artifactGC") or {}).get("strategy") or default
-        if strategy in _GARBAGE_COLLECTED:
+        own = (artifact.get("artifactGC") or {}).get("strategy")
+        if not ({own} if own else defaults).isdisjoint(_GARBAGE_COLLECTED):
             raise NotRecordable("Argo deletes an output artifact together with its workflow")

@@ -82,5 +82,7 @@ class Settings(JanitorSettings):
             raise ValueError(
                 f"--artifact-check: expected one of {', '.join(choices)}, got {self.artifact_check!r}"
             )
+        if not self.hold_timeout <= 300:
+            raise ValueError("--hold-timeout: expected 300 seconds at most")
         if not 0 < self.late_margin < self.hold_timeout:
             raise ValueError("--late-margin must be above 0 and below --hold-timeout")

@@ -29,20 +29,25 @@ _CLAIM_LIFETIME = timedelta(seconds=15)
 Pod = Mapping[str, Any]
 
 
-def overdue(pods: Iterable[Pod], now: datetime, grace: timedelta) -> list[Pod]:
-    """Held Pods that are `grace` past their time and that nobody claimed lately. A Pod without a
-    readable time is overdue: nobody could release it otherwise.
+_LONGEST_HOLD = timedelta(minutes=10)
+"""No Pod is ever held longer at once: a later `hold-until` is not one that memopod wrote."""
+
+
+def is_overdue(pod: Pod, now: datetime, grace: timedelta = timedelta()) -> bool:
+    """Whether a Pod is held `grace` past its time. One without a credible time is: nobody could release
+    it otherwise.
     """
-    late = []
-    for pod in pods:
-        annotations = pod["metadata"].get("annotations") or {}
-        until = from_text(annotations.get(names.HOLD_UNTIL))
-        claimed = from_text(str(annotations.get(names.CLAIMED_BY, "")).rpartition("/")[2])
-        if not is_held(pod) or (until is not None and now < until + grace):
-            continue
-        if claimed is None or now > claimed + _CLAIM_LIFETIME:
-            late.append(pod)
-    return late
+    if not is_held(pod):
+        return False
+    until = from_text((pod["metadata"].get("annotations") or {}).get(names.HOLD_UNTIL))
+    return until is None or not -_LONGEST_HOLD <= now - until < grace
+
+
+def is_claimed(pod: Pod, now: datetime) -> bool:
+    """Whether somebody is about to release the Pod. A claim that led to nothing is void after a while."""
+    claim = str((pod["metadata"].get("annotations") or {}).get(names.CLAIMED_BY, ""))
+    at = from_text(claim.rpartition("/")[2])
+    return at is not None and abs(now - at) <= _CLAIM_LIFETIME
 
 
 class Sweeper:
@@ -59,9 +64,11 @@ class Sweeper:
 
     def sweep(self, pods: Iterable[Pod]) -> None:
         """Take up all Pods that are overdue now; one that cannot be let go is taken up again later."""
-        for pod in overdue(pods, datetime.now(UTC), self._grace):
+        now = datetime.now(UTC)
+        for pod in pods:
             uid = pod["metadata"]["uid"]
-            if uid not in self._jobs:
+            late = is_overdue(pod, now, self._grace) and not is_claimed(pod, now)
+            if late and uid not in self._jobs:
                 self._jobs.start(uid, f"sweep:{pod['metadata']['name']}", partial(self._handle, pod))
 
     async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 (bounds a set of tasks)

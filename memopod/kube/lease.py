@@ -69,6 +69,7 @@ class LeaderElector:
         self._own_write = False
         self._seen: tuple[Any, ...] = ()
         self._seen_at = 0.0
+        self._missed_at: float | None = None
         self._leader_until = 0.0
         self._told = False
         self._log = structlog.get_logger().bind(lease=name, identity=identity)
@@ -96,8 +97,10 @@ class LeaderElector:
                 await self._look()
             if self._may_take():
                 await self._write()
-        except Conflict:
+        except (Conflict, NotFound):
+            # Somebody changed or removed what was ours: no leader until it is clear again who leads.
             self._own_write = False
+            self._leader_until = 0.0
         except ApiError as error:
             self._own_write = False
             self._log.warning("cannot use the lease", status=error.status, error=str(error))
@@ -111,7 +114,11 @@ class LeaderElector:
             )
         except NotFound:
             self._lease = None
+            self._leader_until = 0.0
+            if self._missed_at is None:
+                self._missed_at = time.monotonic()
             return
+        self._missed_at = None
         spec = self._lease["spec"]
         seen = (spec.get("holderIdentity"), spec.get("renewTime"), spec.get("leaseTransitions"))
         if seen != self._seen:
@@ -121,6 +128,9 @@ class LeaderElector:
             self._leader_until = 0.0
 
     def _may_take(self) -> bool:
+        if self._lease is None and self._seen and self._missed_at is not None:
+            # It was there and was removed: its holder may not have noticed yet.
+            return time.monotonic() >= self._missed_at + self._lease_seconds
         holder = self._lease["spec"].get("holderIdentity") if self._lease else None
         return not holder or holder == self._identity or self._expires_in() <= 0
 

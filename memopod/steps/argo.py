@@ -130,11 +130,37 @@ def decode_template(text: str, decode: Decoder) -> Mapping[str, Json]:
     """
     try:
         template = decode(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise NotAStep("template-unreadable", "ARGO_TEMPLATE is not valid JSON") from error
     if not isinstance(template, dict):
         raise NotAStep("template-unreadable", "ARGO_TEMPLATE is not a JSON object")
+    if not _has_shape(template):
+        raise NotAStep("template-unreadable", "ARGO_TEMPLATE does not have a template's shape")
     return template
+
+
+def _has_shape(template: Mapping[str, Json]) -> bool:
+    """Whether what memopod reads of a template is of the kinds that Argo's API gives to it."""
+    objects = [template.get(f) for f in ("container", "script", "containerSet", "archiveLocation")]
+    lists = [template.get("initContainers"), template.get("sidecars")]
+    for field in ("inputs", "outputs"):
+        section = template.get(field)
+        objects.append(section)
+        if isinstance(section, dict):
+            lists += [section.get("parameters"), section.get("artifacts")]
+    if isinstance(template.get("containerSet"), dict):
+        lists.append(template["containerSet"].get("containers"))
+    if not all(o is None or isinstance(o, dict) for o in objects):
+        return False
+    if not all(
+        items is None or (isinstance(items, list) and all(isinstance(i, dict) for i in items))
+        for items in lists
+    ):
+        return False
+    archive = template.get("archiveLocation") or {}
+    artifacts = [a for f in ("inputs", "outputs") for a in (template.get(f) or {}).get("artifacts") or ()]
+    places = [holder.get(kind) for holder in [archive, *artifacts] for kind in ("s3", "gcs", "oss", "azure")]
+    return all(place is None or isinstance(place, dict) for place in places)
 
 
 def read_step(pod: Mapping[str, Json], *, namespace: str = "", decode: Decoder = json.loads) -> Step:

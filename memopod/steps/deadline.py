@@ -6,6 +6,7 @@ from datetime import datetime
 
 from memopod.steps import names
 from memopod.steps.argo import Step, containers, environment
+from memopod.steps.times import from_text
 
 _GO_DURATION = re.compile(r"(?:\d+(?:\.\d*)?(?:ns|us|µs|ms|s|m|h))+", re.ASCII)
 _GO_PART = re.compile(r"(\d+(?:\.\d*)?)(ns|us|µs|ms|s|m|h)")
@@ -40,7 +41,5 @@ def _all_left(step: Step, now: datetime) -> Iterator[float]:
             yield 0.0 if seconds is None else seconds
     deadlines = {environment(c, names.ENV_DEADLINE) for c in containers(step.pod)}
     for deadline in deadlines - {None, "", _NO_DEADLINE}:
-        try:
-            yield (datetime.fromisoformat(str(deadline)) - now).total_seconds()
-        except (ValueError, TypeError):
-            yield 0.0
+        moment = from_text(deadline)
+        yield 0.0 if moment is None else (moment - now).total_seconds()

@@ -14,8 +14,8 @@ from memopod.steps.argo import Step, containers, environment
 
 _FORWARDED = (names.REASON, names.SOURCE_POD, names.SOURCE_EXECUTION)
 """Annotations of the WorkflowTaskResult that the finished Pod gets too."""
-_OUTPUTS_LIMIT = 200_000
-"""Bytes: the annotations of one object may hold 262,144 in all (Kubernetes)."""
+_ANNOTATIONS_LIMIT = 262_144 - 4_096
+"""Bytes that the annotations of one object may hold in all (Kubernetes), less room for our own."""
 
 
 def task_result(
@@ -71,10 +71,8 @@ def finished_patch(pod: Mapping[str, Any], result: Mapping[str, Any], *, at: str
     }
     given = result["metadata"].get("annotations") or {}
     annotations |= {name: given[name] for name in _FORWARDED if name in given}
-    if _reads_outputs_annotation(pod):
-        text = json.dumps(result.get("outputs") or {}, separators=(",", ":"))
-        if len(text.encode()) <= _OUTPUTS_LIMIT:
-            annotations[names.ARGO_OUTPUTS] = text
+    if _reads_outputs_annotation(pod) and fits(pod, result.get("outputs") or {}):
+        annotations[names.ARGO_OUTPUTS] = _outputs_text(result.get("outputs") or {})
     spec = pod["spec"]
     return {
         "metadata": {
@@ -91,6 +89,19 @@ def finished_patch(pod: Mapping[str, Any], result: Mapping[str, Any], *, at: str
             "initContainerStatuses": [_terminated(c, at) for c in spec.get("initContainers") or ()],
         },
     }
+
+
+def fits(pod: Mapping[str, Any], outputs: Mapping[str, Any]) -> bool:
+    """Whether the outputs fit into the annotation that the Pod's version of Argo reads, if it reads one."""
+    if not _reads_outputs_annotation(pod):
+        return True
+    present: Mapping[str, str] = pod["metadata"].get("annotations") or {}
+    used = sum(len(f"{k}{v}".encode()) for k, v in present.items() if k != names.ARGO_OUTPUTS)
+    return used + len(_outputs_text(outputs).encode()) <= _ANNOTATIONS_LIMIT
+
+
+def _outputs_text(outputs: Mapping[str, Any]) -> str:
+    return json.dumps(outputs, separators=(",", ":"))
 
 
 def _terminated(container: Mapping[str, Any], at: str) -> dict[str, Any]:

@@ -104,9 +104,3 @@ def ignored_inputs(step: Step) -> set[str]:
     """Names of the input artifacts that the step's annotation keeps out of its key."""
     text = step.annotations.get(names.IGNORE_INPUTS, "")
     return {name.strip() for name in text.split(",") if name.strip()}
-
-
-def names_run(location: Location, *run_names: str) -> bool:
-    """Whether a location's key has one of these names as a path segment: it is that run's own."""
-    segments = location.key.split("/")
-    return any(name in segments for name in run_names if name)

@@ -47,7 +47,18 @@ _TEMPLATE_EXCLUDED = _PLACEMENT | {
 _POD_EXCLUDED = _PLACEMENT | {"containers", "initContainers", "volumes"}
 """Containers and volumes are counted on their own."""
 _CONTAINER_EXCLUDED = frozenset(("resources", "resizePolicy", "name", "env", *MOUNTS))
-_RUN_ENVIRONMENT = frozenset(("TRACEPARENT", "TRACESTATE"))
+_RUN_ENVIRONMENT = frozenset(
+    # Exactly what Argo 3.4 - 4.1 sets, and not all of ARGO_*: a user's own variable counts, whatever its
+    # name. ARGO_INCLUDE_SCRIPT_OUTPUT is a component of its own.
+    {
+        *("ARGO_ARTIFACT_PLUGIN_NAMES", "ARGO_CONTAINER_ARGS_FILE", "ARGO_CONTAINER_NAME"),
+        *("ARGO_CONTAINER_RUNTIME_EXECUTOR", "ARGO_DEADLINE", "ARGO_INCLUDE_SCRIPT_OUTPUT"),
+        *("ARGO_INITLESS_POD", "ARGO_NODE_ID", "ARGO_POD_NAME", "ARGO_POD_UID", "ARGO_PROGRESS_FILE"),
+        *("ARGO_PROGRESS_FILE_TICK_DURATION", "ARGO_PROGRESS_PATCH_TICK_DURATION", "ARGO_TEMPLATE"),
+        *("ARGO_TRACE", "ARGO_WAIT_FOR_READY", "ARGO_WORKFLOW_NAME", "ARGO_WORKFLOW_UID"),
+        *("TRACEPARENT", "TRACESTATE"),
+    }
+)
 _ARGOS_CONTAINERS = frozenset(("init", "wait", "supervisor"))
 _RUN_METADATA = (names.ARGO_PREFIX, names.OWN_PREFIX, "pipeline/runid")
 
@@ -143,8 +154,10 @@ def counted_containers(step: Step, rules: KeyRules) -> list[Mapping[str, Any]]:
 
 
 def _is_argos(container: Mapping[str, Any]) -> bool:
-    command = container.get("command") or ("",)
-    return container.get("name") in _ARGOS_CONTAINERS and str(command[0]).endswith("argoexec")
+    """Argo's own run `argoexec` itself; a user's container of that name is wrapped by its emissary."""
+    command = [str(word) for word in container.get("command") or ()]
+    is_executor = bool(command) and command[0].endswith("argoexec") and command[1:2] != ["emissary"]
+    return container.get("name") in _ARGOS_CONTAINERS and is_executor
 
 
 def base_components(step: Step, rules: KeyRules) -> dict[str, Any]:
@@ -235,10 +248,7 @@ def own_command(command: Sequence[str]) -> list[str]:
 
 
 def _is_run_environment(variable: Mapping[str, Any]) -> bool:
-    name = str(variable.get("name", ""))
-    if name == names.ENV_INCLUDE_RESULT:
-        return False
-    return name.startswith("ARGO_") or name in _RUN_ENVIRONMENT
+    return variable.get("name") in _RUN_ENVIRONMENT
 
 
 def _downward(step: Step, counted: Sequence[Mapping[str, Any]]) -> list[Any]:

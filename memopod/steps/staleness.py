@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from memopod.steps import names
 
 _HOUR = 3600.0
+_LONGEST = 100 * 8765.81 * _HOUR
 _NUMBER = r"(\d+(?:\.\d+)?)"
 _DURATION = re.compile(
     rf"(-)?P(?:{_NUMBER}Y)?(?:{_NUMBER}M)?(?:{_NUMBER}W)?(?:{_NUMBER}D)?"
@@ -31,12 +32,13 @@ def parse_duration(text: str) -> float | None:
 def requested(annotations: Mapping[str, str]) -> float | None:
     """Maximum age in seconds that a step's annotations ask for, memopod's before Kubeflow's.
 
-    None when there is no limit: no annotation, one that is no duration, or a negative one.
+    None when there is no limit: no annotation, one that is no duration, or that is negative or longer
+    than a century.
     """
     for name in (names.MAX_STALENESS, names.KFP_MAX_STALENESS):
         if name in annotations:
             seconds = parse_duration(annotations[name])
-            return None if seconds is None or seconds < 0 else seconds
+            return seconds if seconds is not None and 0 <= seconds <= _LONGEST else None
     return None
 
 

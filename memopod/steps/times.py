@@ -14,11 +14,11 @@ def to_seconds_text(moment: datetime) -> str:
 
 
 def from_text(text: object) -> datetime | None:
-    """The inverse of `to_text`; None for anything that is no time with a zone."""
+    """The inverse of `to_text`; None for anything that is no time with a zone (or too far away for UTC)."""
     if not isinstance(text, str):
         return None
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError:
+        return moment.astimezone(UTC) if moment.tzinfo else None
+    except (ValueError, OverflowError):
         return None
-    return moment.astimezone(UTC) if moment.tzinfo else None

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import jsonpatch
 import pytest
+import structlog
 
 from cache_server.admission import Policy, admit
 from cache_server.artifacts import Artifacts
@@ -170,22 +171,36 @@ def bucket(tmp_path):
 async def parts(cluster, bucket):
     """Controller, recorder and what they are made of, over real entries and a real object store."""
     async with open_entries(f"sqlite:///{cluster.state / 'cache.db'}") as entries:
-        parts = Parts(cluster, entries, bucket)
-        yield parts
-        await parts.controller.drain(5.0)
-        await parts.recorder.drain(5.0)
+        with structlog.testing.capture_logs() as logs:
+            parts = Parts(cluster, entries, bucket)
+            yield parts
+            await parts.controller.drain(5.0)
+            await parts.recorder.drain(5.0)
+    broken = [line for line in logs if line["event"] in ("a task failed", "cannot decide")]
+    assert broken == parts.expected_failures
 
 
 class Parts:
     def __init__(self, cluster, entries, bucket, **rules):
         self.leading = True
+        self.expected_failures = []
+        self.rules = rules
+        self.bucket = bucket
+        self.artifacts = Artifacts.from_settings([f"minio-service.kubeflow:9000/mlpipeline=file://{bucket}"])
+        self._build(cluster, entries, bucket, **rules)
+
+    def again(self):
+        """New ones, as after a restart: the old ones were drained."""
+        self._build(self.cluster, self.entries, self.bucket, **self.rules)
+
+    def _build(self, cluster, entries, bucket, **rules):
         self.entries = entries
         self.cluster = cluster
         rules = {
             "secret": SECRET, "check": "require", "timeout": 5.0,
             "default_staleness": None, "maximum_staleness": None, **rules,
         }  # fmt: skip
-        artifacts = Artifacts.from_settings([f"minio-service.kubeflow:9000/mlpipeline=file://{bucket}"])
+        artifacts = self.artifacts
         identifier = Identifier(cluster.client, artifacts, entries, KeyRules())
         self.decider = Decider(identifier, entries, artifacts, DecisionRules(**rules))
         self.controller = Controller(
@@ -201,12 +216,14 @@ class Parts:
         """Let the controller see the Pod, and wait until it has done what it decided."""
         self.controller.see(pod)
         await self.controller.drain(30.0)
+        self.again()
         return await self.cluster.get(pod)
 
     async def record(self, pod):
         """Let the recorder see the Pod, and return the entry that it made."""
         self.recorder.see(pod)
         await self.recorder.drain(2.0)
+        self.again()
         found = await self.entries.list(NAMESPACE, None, limit=100)
         return next((e for e in found if e.pod_uid == pod["metadata"]["uid"]), None)
 

@@ -168,7 +168,7 @@ def test_a_step_without_key_is_told_why_and_gets_no_label(make_pod):
         ({"labels": {names.KFP_OPT_IN_LABEL: "true", names.OPT_IN_LABEL: "false"}}, {}, "not-opted-in"),
         ({"labels": {names.OPT_IN_LABEL: "true", names.KFP_SDK_TYPE: "tfx-template"}}, {}, "tfx"),
         ({"annotations": {names.KFP_V2_COMPONENT: "true"}}, {}, "kfp-v2"),
-        ({"annotations": {"big": "x" * 250_000}}, {}, "labels-unusable"),
+        ({"annotations": {"big": "x" * 250_000}}, {}, "annotations-full"),
     ],
 )
 def test_what_is_none_of_ours_is_left_alone(make_pod, change, arguments, reason):
@@ -190,3 +190,43 @@ def test_a_tfx_step_is_told_by_its_entry_point(make_pod):
     main["command"] = ["python", "/tfx-src/tfx/orchestration/kubeflow/container_entrypoint.py"]
     pod["spec"]["containers"] = [main]
     assert judge(pod).reason == "tfx"
+
+
+def add_host_path(pod):
+    pod["spec"]["volumes"].append({"name": "v", "hostPath": {"path": "/"}})
+    pod["spec"]["containers"][1]["volumeMounts"].append({"name": "v", "mountPath": "/v"})
+
+
+def opt_out(pod):
+    pod["metadata"]["labels"][names.OPT_IN_LABEL] = "false"
+
+
+def fill_up(pod):
+    pod["metadata"]["annotations"]["big"] = "x" * 250_000
+
+
+@pytest.mark.parametrize("gates", [[], [{"name": "quota"}]], ids=["alone", "with another gate"])
+@pytest.mark.parametrize(
+    ("change", "arguments", "label"),
+    [
+        (lambda pod: None, {}, names.HELD),
+        (lambda pod: None, {"alive": False}, names.RELEASED),
+        (add_host_path, {}, None),
+        (opt_out, {}, None),
+        (fill_up, {}, None),
+        (lambda pod: pod["metadata"].update(ownerReferences=[]), {}, None),
+    ],
+    ids=["unchanged", "no-controller", "volume", "opted-out", "full", "no-workflow"],
+)
+def test_whatever_another_webhook_changes_the_gate_is_there_if_and_only_if_the_pod_is_held(
+    make_pod, change, arguments, label, gates
+):
+    pod = make_pod()
+    pod["spec"]["schedulingGates"] = list(gates)
+    once = patched(pod, judge(pod))
+    change(once)
+    twice = patched(once, judge(once, **arguments))
+    gated = {"name": names.GATE} in twice["spec"]["schedulingGates"]
+    assert twice["metadata"]["labels"].get(names.STEP_LABEL) == label
+    assert gated == (label == names.HELD)
+    assert [g for g in twice["spec"]["schedulingGates"] if g["name"] != names.GATE] == gates

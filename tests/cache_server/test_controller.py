@@ -7,7 +7,7 @@ import pytest
 
 from cache_server.finish import is_held
 from cache_server.sweeper import Sweeper
-from memopod.kube import CONFIG_MAPS, EVENTS, PODS, Unavailable
+from memopod.kube import CONFIG_MAPS, EVENTS, PODS, ApiError, Invalid, NotFound, Unavailable
 from memopod.steps import names
 
 OUTPUTS = {"parameters": [{"name": "Output", "value": "hello", "valueFrom": {"path": "/tmp/o"}}]}
@@ -233,7 +233,7 @@ async def test_a_pod_that_changes_while_it_is_finished_is_finished_all_the_same(
     assert finished["metadata"]["labels"]["touched"] == "yes"
 
 
-async def test_a_pod_that_is_deleted_while_it_is_finished_is_no_problem(cluster, parts):
+async def test_a_pod_that_is_deleted_while_it_is_finished_is_let_be(cluster, parts):
     await parts.entry(OUTPUTS)
     pod = await cluster.held_pod()
 
@@ -247,6 +247,9 @@ async def test_a_pod_that_is_deleted_while_it_is_finished_is_no_problem(cluster,
     parts.controller.see(pod)
     async with asyncio.timeout(5):
         await parts.controller.drain(10.0)
+    with pytest.raises(NotFound):
+        await cluster.get(pod)
+    assert cluster.client.fault is None
 
 
 async def test_an_overdue_pod_is_claimed_and_released(cluster, parts):
@@ -351,24 +354,40 @@ def with_artifact(pod):
             variable["value"] = json.dumps(template)
 
 
-ARTIFACT = {"artifacts": [{"name": "data", "path": "/tmp/d", "s3": {"key": "runs/1/data"}}]}
+class Stored:
+    """The artifact that the first run of the step leaves in the bucket, under that run's name."""
+
+    def __init__(self, bucket):
+        self.bucket = bucket
+        self.path = None
+
+    def of(self, pod, text="the artifact"):
+        key = f"artifacts/{pod['metadata']['name']}/data"
+        self.path = self.bucket / key
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_text(text)
+        return {"artifacts": [{"name": "data", "path": "/tmp/d", "s3": {"key": key}}]}
 
 
 @pytest.fixture
 def stored(bucket):
-    path = bucket / "runs" / "1" / "data"
-    path.parent.mkdir(parents=True)
-    path.write_text("the artifact")
-    return path
+    return Stored(bucket)
+
+
+async def artifact_entry(cluster, parts, stored):
+    pod = await parts.decide(await cluster.held_pod(change=with_artifact))
+    entry = await parts.record(await cluster.run(pod, stored.of(pod)))
+    assert entry is not None
+    return entry
 
 
 async def test_an_artifact_that_is_there_unchanged_is_reused_where_it_is(cluster, parts, stored):
-    entry = await parts.entry(ARTIFACT, change=with_artifact)
+    entry = await artifact_entry(cluster, parts, stored)
     assert entry.outputs.artifacts[0].size == len("the artifact")
     pod = await parts.decide(await cluster.held_pod(change=with_artifact))
     assert marks(pod) == ("reuse", "hit")
     reused = (await cluster.result(pod))["outputs"]["artifacts"][0]
-    assert reused["s3"] == {"key": "runs/1/data"}
+    assert reused["s3"] == {"key": f"artifacts/{entry.pod_name}/data"}
     assert reused["artifactGC"] == {"strategy": "Never"}
 
 
@@ -376,20 +395,19 @@ async def test_an_artifact_that_is_there_unchanged_is_reused_where_it_is(cluster
 async def test_an_artifact_that_is_gone_or_changed_is_a_miss_and_the_run_repairs_it(
     cluster, parts, stored, damage
 ):
-    entry = await parts.entry(ARTIFACT, change=with_artifact)
-    stored.unlink()
+    entry = await artifact_entry(cluster, parts, stored)
+    stored.path.unlink()
     if damage == "changed":
-        stored.write_text("another one!")
+        stored.path.write_text("another one!")
     pod = await parts.decide(await cluster.held_pod(change=with_artifact))
     assert marks(pod) == ("run", "outputs-gone")
     assert await parts.entries.get(entry.id) is None
-    stored.write_text("the artifact")
-    assert await parts.record(await cluster.run(pod, ARTIFACT)) is not None
+    assert await parts.record(await cluster.run(pod, stored.of(pod))) is not None
     assert marks(await parts.decide(await cluster.held_pod(change=with_artifact))) == ("reuse", "hit")
 
 
 async def test_a_store_that_cannot_be_asked_means_that_the_step_runs(cluster, parts, stored, bucket):
-    entry = await parts.entry(ARTIFACT, change=with_artifact)
+    entry = await artifact_entry(cluster, parts, stored)
     bucket.rename(bucket.with_name("away"))
     pod = await parts.decide(await cluster.held_pod(change=with_artifact))
     assert marks(pod) == ("run", "outputs-unchecked")
@@ -400,20 +418,20 @@ async def test_an_artifact_that_its_workflow_takes_with_it_makes_no_entry(cluste
     workflow = await cluster.workflow(artifactGC={"strategy": "OnWorkflowDeletion"})
     held = await cluster.hold(cluster.pod_of(workflow, change=with_artifact))
     pod = await parts.decide(held)
-    assert await parts.record(await cluster.run(pod, ARTIFACT)) is None
+    assert await parts.record(await cluster.run(pod, stored.of(pod))) is None
 
 
 async def test_what_was_written_after_the_step_had_ended_makes_no_entry(cluster, parts, stored):
     pod = await parts.decide(await cluster.held_pod(change=with_artifact))
     long_ago = datetime.now(UTC) - timedelta(minutes=1)
-    stored.write_text("overwritten before anybody recorded it")
-    assert await parts.record(await cluster.run(pod, ARTIFACT, finished=long_ago)) is None
+    outputs = stored.of(pod, "overwritten before anybody recorded it")
+    assert await parts.record(await cluster.run(pod, outputs, finished=long_ago)) is None
 
 
 async def test_an_output_that_nobody_could_describe_is_not_reused_and_not_retired(
     cluster, parts, stored, bucket
 ):
-    entry = await parts.entry(ARTIFACT, change=with_artifact)
+    entry = await artifact_entry(cluster, parts, stored)
     blind = replace(entry.outputs.artifacts[0], etag=None, digest=None, size=None)
     unknown = replace(
         entry, id="f" * 32, pod_uid="other", outputs=replace(entry.outputs, artifacts=(blind,)),
@@ -435,3 +453,124 @@ async def test_a_held_pod_that_is_being_deleted_is_left_alone(cluster, parts):
     cluster.client.writes.clear()
     assert is_held(await parts.decide(pod))
     assert cluster.client.writes == []
+
+
+async def test_an_artifact_at_a_place_that_other_runs_may_write_to_makes_no_entry(
+    cluster, parts, stored, bucket
+):
+    (bucket / "latest").write_text("of whoever came last")
+    outputs = {"artifacts": [{"name": "data", "path": "/tmp/d", "s3": {"key": "latest"}}]}
+    pod = await parts.decide(await cluster.held_pod(change=with_artifact))
+    assert await parts.record(await cluster.run(pod, outputs)) is None
+
+
+async def test_a_run_in_whose_place_our_result_stands_makes_no_entry(cluster, parts):
+    pod = await parts.decide(await cluster.held_pod())
+    await cluster.report(pod, OUTPUTS, **{names.ENTRY: "e" * 32})
+
+    async def exists(write, call):
+        return None if write == "create workflowtaskresults" else await call()
+
+    cluster.client.fault = exists
+    assert await parts.record(await cluster.run(pod, OUTPUTS)) is None
+
+
+async def test_a_pod_that_somebody_claimed_is_not_reused_any_more(cluster, parts):
+    await parts.entry(OUTPUTS)
+
+    pod = await cluster.held_pod()
+    claim = {"metadata": {"annotations": {names.CLAIMED_BY: f"s/{datetime.now(UTC).isoformat()}"}}}
+    pod = await cluster.client.patch(PODS, pod["metadata"]["name"], claim, namespace="pipelines")
+    assert marks(await parts.decide(pod)) == ("run", "too-late")
+
+
+@pytest.mark.parametrize("status", [400, 403, 413, 422, 404])
+async def test_a_result_that_the_server_refuses_means_that_the_step_runs(cluster, parts, status):
+    await parts.entry(OUTPUTS)
+    pod = await cluster.held_pod()
+
+    async def refuse(write, call):
+        if write == "create workflowtaskresults":
+            raise ApiError("refused", status=status, reason="Refused")
+        return await call()
+
+    cluster.client.fault = refuse
+    assert marks(await parts.decide(pod)) == ("run", "result-refused")
+
+
+async def test_a_failing_server_is_not_asked_without_a_pause(cluster, parts):
+    await parts.entry(OUTPUTS)
+    pod = await cluster.held_pod(now=datetime.now(UTC) - timedelta(seconds=22))
+    cluster.client.writes.clear()
+
+    async def fail(write, call):
+        if write == "create workflowtaskresults":
+            raise Unavailable("internal error", status=500, reason="InternalError")
+        return await call()
+
+    cluster.client.fault = fail
+    parts.controller.see(pod)
+    await parts.controller.drain(10.0)
+    assert is_held(await cluster.get(pod)), "left to the sweeper: nobody knows whether it was written"
+    assert cluster.client.writes.count("create workflowtaskresults") < 12
+
+
+async def test_a_refused_status_is_tried_again_and_never_released(cluster, parts):
+    await parts.entry(OUTPUTS)
+    pod = await cluster.held_pod()
+    refusals = iter([True, True])
+
+    async def refuse(write, call):
+        if write == "patch status pods" and next(refusals, False):
+            raise Invalid("refused for now", status=422, reason="Invalid")
+        return await call()
+
+    cluster.client.fault = refuse
+    finished = await parts.decide(pod)
+    assert state(finished) == names.REUSED
+    assert "patch pods" not in cluster.client.writes[-4:]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"container": {}, "outputs": "anything"}',
+        '{"container": {}, "outputs": {"artifacts": ["x"]}}',
+        '{"container": {}, "inputs": {"artifacts": [{"s3": 3}]}}',
+        "[" * 100_000,
+        "",
+        "null",
+    ],
+    ids=range(6),
+)
+async def test_an_offloaded_template_of_any_shape_means_no_more_than_a_run(cluster, parts, text):
+    workflow = await cluster.workflow()
+    pod = cluster.pod_of(workflow)
+    for variable in pod["spec"]["initContainers"][0]["env"]:
+        if variable["name"] == "ARGO_TEMPLATE":
+            variable["value"] = "offloaded"
+    body = {
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": pod["metadata"]["name"]}, "data": {"ARGO_TEMPLATE": text},
+    }  # fmt: skip
+    await cluster.client.create(CONFIG_MAPS, body, namespace="pipelines")
+    assert marks(await parts.decide(await cluster.hold(pod))) == ("run", "template-unreadable")
+
+
+async def test_a_step_is_recorded_although_the_database_was_away_for_long(cluster, parts, monkeypatch):
+    monkeypatch.setattr("cache_server.recorder._PATIENCE", 0.0)
+    pod = await parts.decide(await cluster.held_pod())
+    ended = await cluster.run(pod, OUTPUTS)
+    recorder = parts.recorder
+    blocker = sqlite3.connect(cluster.state / "cache.db", isolation_level=None)
+    blocker.execute("ALTER TABLE entries RENAME TO elsewhere")
+    recorder.see(ended)
+    async with asyncio.timeout(10):
+        while ended["metadata"]["uid"] in recorder._seen:  # noqa: ASYNC110 (no event to wait for)
+            await asyncio.sleep(0.01)
+    blocker.execute("ALTER TABLE elsewhere RENAME TO entries")
+    blocker.close()
+    async with asyncio.timeout(10):
+        while ended["metadata"]["uid"] in recorder._jobs:  # noqa: ASYNC110 (no event to wait for)
+            await asyncio.sleep(0.01)
+    assert await parts.record(ended) is not None

@@ -1,5 +1,4 @@
 import copy
-from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -10,7 +9,6 @@ from cache_server.recording import (
     execution_of,
     is_candidate,
 )
-from cache_server.sweeper import overdue
 from memopod.steps import names, read_step
 
 VERSIONS = ["3.4.17", "3.5.15", "3.7.18", "4.0.10", "4.1.2"]
@@ -111,39 +109,14 @@ def test_outputs_that_argo_deletes_with_their_workflow_never_become_entries(samp
     check_lifetime(read_step(sample("4.1.2", "parameters.make.pod")), None)
 
 
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
-
-
-def held(sample, **annotations):
-    pod = sample("4.1.2", "parameters.make.admission")["request"]["object"]
-    pod["spec"]["schedulingGates"] = [{"name": names.GATE}]
-    pod["metadata"]["annotations"] = annotations
-    pod["status"] = {"phase": "Pending"}
-    return pod
-
-
-def test_a_pod_is_overdue_after_its_time_and_the_grace(sample):
-    pod = held(sample, **{names.HOLD_UNTIL: "2026-01-01T00:00:00Z"})
-    assert overdue([pod], NOW - timedelta(seconds=1), timedelta()) == []
-    assert overdue([pod], NOW, timedelta()) == [pod]
-    assert overdue([pod], NOW, timedelta(seconds=10)) == []
-
-
-@pytest.mark.parametrize("until", [{}, {names.HOLD_UNTIL: "never"}, {names.HOLD_UNTIL: ""}])
-def test_a_held_pod_without_a_readable_time_is_overdue(sample, until):
-    assert len(overdue([held(sample, **until)], NOW, timedelta(hours=1))) == 1
-
-
-def test_a_claimed_pod_is_left_to_who_claimed_it_for_a_while(sample):
-    pod = held(sample, **{names.CLAIMED_BY: "somebody/with/slashes/2026-01-01T00:00:00Z"})
-    assert overdue([pod], NOW + timedelta(seconds=15), timedelta()) == []
-    assert overdue([pod], NOW + timedelta(seconds=16), timedelta()) == [pod]
-
-
-def test_a_pod_that_is_not_held_is_never_overdue(sample):
-    pod = held(sample)
-    pod["spec"]["schedulingGates"] = [{"name": "another"}]
-    assert overdue([pod], NOW, timedelta()) == []
-    pod = held(sample)
-    pod["status"]["phase"] = "Succeeded"
-    assert overdue([pod], NOW, timedelta()) == []
+def test_a_workflow_templates_collection_counts_too(sample):
+    step = read_step(sample("4.1.2", "artifacts.make.pod"))
+    workflow = sample("4.1.2", "artifacts.workflow-final")
+    workflow["spec"] = {"workflowTemplateRef": {"name": "shared"}}
+    with pytest.raises(NotRecordable, match="template is not known"):
+        check_lifetime(step, workflow)
+    workflow["status"]["storedWorkflowTemplateSpec"] = {"templates": []}
+    check_lifetime(step, workflow)
+    workflow["status"]["storedWorkflowTemplateSpec"]["artifactGC"] = {"strategy": "OnWorkflowDeletion"}
+    with pytest.raises(NotRecordable, match="deletes an output"):
+        check_lifetime(step, workflow)

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from memopod.steps import names, read_step
-from memopod.steps.finish import finished_patch, task_result
+from memopod.steps.finish import finished_patch, fits, task_result
 from memopod.steps.outputs import is_complete, is_ours
 
 
@@ -68,3 +68,13 @@ def test_a_pod_without_init_container_is_no_old_version(sample):
     pod = sample("4.1.2", "initless-resource.pod")
     patch = finished_patch(pod, ours(read_step(pod), {}), at="2026-01-01T00:00:00Z")
     assert names.ARGO_OUTPUTS not in patch["metadata"]["annotations"]
+
+
+def test_outputs_fit_where_no_version_reads_them_from_an_annotation_or_there_is_room(sample):
+    large = {"parameters": [{"name": "Output", "value": "x" * 190_000}]}
+    old, new = sample("3.5.15", "held.make.pod"), sample("4.1.2", "held.make.pod")
+    assert fits(old, large)
+    old["metadata"]["annotations"]["component_spec"] = "y" * 120_000
+    assert not fits(old, large)
+    new["metadata"]["annotations"]["component_spec"] = "y" * 120_000
+    assert fits(new, large)

@@ -304,6 +304,63 @@ def test_sidecars_that_a_cluster_ignores_are_no_part_of_the_key(make_pod):
     assert base_key(read_step(pod), rules).digest == key_of(make_pod())
 
 
+@pytest.mark.parametrize("name", ["supervisor", "init", "wait"])
+def test_a_users_container_counts_whatever_its_name(make_pod, name):
+    def with_sidecar(image):
+        pod = make_pod()
+        wrapped = ["/var/run/argo/argoexec", "emissary", "--", "serve"]
+        pod["spec"]["containers"] = [c for c in pod["spec"]["containers"] if c["name"] != name]
+        pod["spec"]["containers"].append({"name": name, "image": image, "command": wrapped})
+        return key_of(pod)
+
+    assert with_sidecar("mine:1") != with_sidecar("mine:2")
+
+
+def test_a_users_variable_counts_whatever_its_name(make_pod):
+    def with_variable(value):
+        pod = make_pod()
+        set_env(pod, "ARGO_MODE", {"value": value})
+        return key_of(pod)
+
+    assert with_variable("fast") != with_variable("slow")
+
+    def with_label(value):
+        pod = make_pod()
+        pod["metadata"]["labels"]["tier"] = value
+        set_env(pod, "ARGO_TIER", {"valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['tier']"}}})
+        return key_of(pod)
+
+    assert with_label("gold") != with_label("silver")
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "second"),
+    [
+        ("exec-sa-token", {"secret": {"secretName": "a"}}, {"secret": {"secretName": "b"}}),
+        ("argo-env-config", {"configMap": {"name": "a"}}, {"configMap": {"name": "b"}}),
+    ],
+)
+def test_a_users_volume_counts_whatever_its_name(make_pod, name, first, second):
+    def with_volume(source):
+        pod = make_pod()
+        volume(pod, source, name=name)
+        return key_of(pod)
+
+    assert with_volume(first) != with_volume(second)
+
+
+@pytest.mark.parametrize("field", ["dataSource", "dataSourceRef"])
+def test_an_ephemeral_volume_counts_as_empty_only_if_it_starts_empty(make_pod, field):
+    def with_claim(spec):
+        pod = make_pod()
+        volume(pod, {"ephemeral": {"volumeClaimTemplate": {"spec": spec}}})
+        return key_of(pod)
+
+    assert with_claim({"accessModes": ["ReadWriteOnce"]})
+    with pytest.raises(Unkeyable, match="volume"):
+        with_claim({field: {"kind": "PersistentVolumeClaim", "name": "training-data"}})
+
+
 def test_the_emissary_is_taken_off_and_nothing_else():
     assert own_command(["/var/run/argo/argoexec", "emissary", "--", "a", "--", "b"]) == ["a", "--", "b"]
     assert own_command(["/argo-bin/bin/argoexec", "emissary", "--x", "--", "a"]) == ["a"]

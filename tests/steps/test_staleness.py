@@ -46,6 +46,8 @@ def test_memopods_annotation_wins_over_kubeflows():
     assert requested({"memopod.io/max-staleness": "-P1D"}) is None
     assert requested({"memopod.io/max-staleness": "soon"}) is None
     assert requested({}) is None
+    assert requested({"memopod.io/max-staleness": "P99999999999999999999D"}) is None
+    assert requested({"memopod.io/max-staleness": "P" + "9" * 400 + "D"}) is None
 
 
 def test_a_cap_limits_what_is_asked_and_what_is_not():
