@@ -22,6 +22,8 @@ $(READY): requirements.txt pyproject.toml
 demo: $(READY) ## run the example pipeline twice: the second run is reused
 	@$(BIN)/memopod demo
 
+# Tests wait for processes more than they compute: two workers a core.
+test: export PYTEST_XDIST_AUTO_NUM_WORKERS ?= $(shell echo $$((2 * $$(nproc))))
 test: $(READY) ## run the test suite
 	$(BIN)/python -m pytest $(ARGS)
 
