@@ -256,17 +256,16 @@ def structure(store):
     return {"nodes": Counter({node[:-1]: n for node, n in graph["nodes"].items()}), "edges": graph["edges"]}
 
 
-async def keep_killing(start_writer, eventually, stop, seed):
+async def keep_killing(start_writer, eventually, stop, seed, killed):
     """Writers that live for moments after they are ready, until `stop`; the last one is left alone."""
-    moments, kills = random.Random(seed), 0
+    moments = random.Random(seed)
     while not stop.is_set():
         writer = start_writer()
         await eventually(lambda: writer.ready() or stop.is_set())  # noqa: B023 (awaited here)
         await asyncio.sleep(moments.uniform(0, 0.4))
         writer.kill()
-        kills += 1
+        killed.append(writer)
     start_writer()
-    return kills
 
 
 @pytest.mark.parametrize("store", [3], indirect=True, ids=["three workers"])
@@ -281,8 +280,9 @@ async def test_a_writer_that_is_killed_again_and_again_records_what_a_calm_one_r
     try:
         calm = start_writer(store=other)
         await eventually(calm.ready)
+        killed = []
         killer = asyncio.create_task(
-            keep_killing(start_writer, eventually, stop, seed=4), name="kill writers"
+            keep_killing(start_writer, eventually, stop, seed=4, killed=killed), name="kill writers"
         )
         for number, (sample, steps) in enumerate(
             [
@@ -300,8 +300,9 @@ async def test_a_writer_that_is_killed_again_and_again_records_what_a_calm_one_r
                 await workflow.end()
                 if number % 2:
                     await workflow.delete_pods(*steps)
+            await eventually(lambda: len(killed) > number, seconds=60)  # noqa: B023 (awaited here)
         stop.set()
-        assert await killer > 3
+        await killer
         await eventually(lambda: len(other.client.get_executions()) == 16, seconds=30)
         await eventually(lambda: structure(store) == structure(other), seconds=40)
         graph = store.graph()
