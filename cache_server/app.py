@@ -21,7 +21,7 @@ from cache_server.certificates import reload_on_change, server_context
 from cache_server.controller import Controller
 from cache_server.decision import Decider, DecisionRules
 from cache_server.entries import Entries, open_entries
-from cache_server.entries.databases import database_path
+from cache_server.entries.databases import parse_url
 from cache_server.identity import Identifier
 from cache_server.recorder import Recorder
 from cache_server.settings import Settings
@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
         rules = _decision_rules(settings, secret)
         context = server_context(settings.tls_cert_file, settings.tls_key_file)
         artifacts = Artifacts.from_settings(settings.object_store)
-        database_path(settings.database)
+        parse_url(settings.database)
     except (ValueError, OSError) as error:
         print(f"memopod cache-server: {error}", file=sys.stderr)
         return 2

@@ -36,7 +36,12 @@ class Settings(JanitorSettings):
     tls_key_file: str = setting(
         "/etc/webhook/certs/key.pem", "Private key of the webhook, PEM.", aliases=["--tls_key_filename"]
     )
-    database: str = setting("", "Database of entries, as sqlite:///PATH.")
+    database: str = setting(
+        "",
+        "Database of entries: sqlite:///PATH, mysql://USER:PASSWORD@HOST:PORT/NAME (MariaDB too) or "
+        "postgresql://USER:PASSWORD@HOST:PORT/NAME. A URL with a password belongs into the environment "
+        "(MEMOPOD_CACHE_DATABASE): flags can be read by everybody on a machine.",
+    )
     seal_key_file: str = setting("", "File with the secret (32 bytes or more) that seals keys.")
     trusted_creators: tuple[str, ...] = setting(
         ("system:serviceaccount:argo:argo", "system:serviceaccount:kubeflow:argo"),

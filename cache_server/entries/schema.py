@@ -60,4 +60,9 @@ entries = Table(
     Index("entries_namespace_pod_name", "namespace", "pod_name"),
     Index("entries_namespace_workflow", "namespace", "workflow"),
     Index("entries_finished_at", "finished_at"),
+    mysql_engine="InnoDB",
+    # Whatever the database's default: a step may put out any character, and names differ in case.
+    mysql_charset="utf8mb4",
+    mysql_collate="utf8mb4_bin",
+    mysql_row_format="DYNAMIC",
 )

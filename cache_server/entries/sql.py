@@ -1,19 +1,33 @@
 """Entries in a SQL database."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import structlog
-from sqlalchemy import ColumnElement, Row, case, delete, exists, literal, or_, select, update
-from sqlalchemy.dialects.sqlite import insert
-from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy import (
+    ColumnElement,
+    Insert,
+    Row,
+    and_,
+    case,
+    delete,
+    exists,
+    func,
+    literal,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.dialects import mysql, postgresql, sqlite
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from cache_server.entries.databases import cause_of, create_engine
+from cache_server.entries.databases import cause_of, create_engine, is_transient
 from cache_server.entries.entry import EntriesUnavailable, Entry
 from cache_server.entries.migrations import check_schema, migrate
 from cache_server.entries.schema import Instant, entries
@@ -27,12 +41,29 @@ _BUSY_SHARE = 0.75
 so that its connection stays usable."""
 
 
+_ATTEMPTS = 5
+"""How often a transaction is tried that its server gives up in favour of another (a deadlock)."""
+
+_BACKOFF_SECONDS = 0.02
+"""Longest pause before the second attempt; it doubles with each."""
+
+_CLOSING_SECONDS = 5.0
+"""How long calls that were given up may take to let go of their connections when the entries close."""
+
+T = TypeVar("T")
+
+
 class SqlEntries:
-    """`Entries` over one table; made by `open_entries`."""
+    """`Entries` over one table; made by `open_entries`.
+
+    A call that reaches its deadline is cancelled and not waited for: closing a connection to a server
+    that does not answer takes its own time. `_ending` holds those calls until they have ended.
+    """
 
     def __init__(self, engine: AsyncEngine, *, timeout: float) -> None:
         self._engine = engine
         self._timeout = timeout
+        self._ending: set[asyncio.Task[Any]] = set()
 
     async def find(self, namespace: str, key: str) -> Entry | None:
         """See `Entries.find`."""
@@ -45,17 +76,14 @@ class SqlEntries:
     async def put(self, entry: Entry) -> bool:
         """See `Entries.put`."""
         row = {**_to_row(entry), "uses": 0, "last_used_at": None}
-        added = insert(entries).values(row)
-        statement = added.on_conflict_do_update(
-            index_elements=[entries.c.namespace, entries.c.entry_key],
-            set_={name: added.excluded[name] for name in row},
-            where=(added.excluded.finished_at > entries.c.finished_at)
-            & (added.excluded.pod_uid != entries.c.pod_uid),
-        )
+        statement = _UPSERTS[self._engine.dialect.name](row)
         stands = select(exists().where(entries.c.id == entry.id))
-        async with self._deadline("put"), self._engine.begin() as connection:
+
+        async def work(connection: AsyncConnection) -> bool:
             await connection.execute(statement)
             return bool(await connection.scalar(stands))
+
+        return await self._call("put", work)
 
     async def used(self, entry_id: str, at: datetime) -> None:
         """See `Entries.used`."""
@@ -68,14 +96,20 @@ class SqlEntries:
                 last_used_at=case((later, literal(at, Instant())), else_=entries.c.last_used_at),
             )
         )
-        async with self._deadline("used"), self._engine.begin() as connection:
+
+        async def work(connection: AsyncConnection) -> None:
             await connection.execute(statement)
+
+        await self._call("used", work)
 
     async def retire(self, entry_id: str, reason: str) -> bool:
         """See `Entries.retire`."""
-        async with self._deadline("retire"), self._engine.begin() as connection:
+
+        async def work(connection: AsyncConnection) -> bool:
             result = await connection.execute(delete(entries).where(entries.c.id == entry_id))
-            there = result.rowcount > 0
+            return result.rowcount > 0
+
+        there = await self._call("retire", work)
         if there:
             _log.info("entry retired", entry=entry_id, reason=reason)
         return there
@@ -83,8 +117,11 @@ class SqlEntries:
     async def recorded(self, pod_uid: str) -> bool:
         """See `Entries.recorded`."""
         statement = select(exists().where(entries.c.pod_uid == pod_uid))
-        async with self._deadline("recorded"), self._engine.connect() as connection:
+
+        async def work(connection: AsyncConnection) -> bool:
             return bool(await connection.scalar(statement))
+
+        return await self._call("recorded", work)
 
     async def list(
         self,
@@ -129,20 +166,53 @@ class SqlEntries:
             .order_by(entries.c.finished_at.desc(), entries.c.id)
             .limit(limit)
         )
-        async with self._deadline(call), self._engine.connect() as connection:
-            result = await connection.execute(statement)
-        with _unreadable(call):
-            return [_from_row(row) for row in result]
 
-    @asynccontextmanager
-    async def _deadline(self, call: str) -> AsyncIterator[None]:
+        async def work(connection: AsyncConnection) -> Sequence[Row[Any]]:
+            return (await connection.execute(statement)).all()
+
+        with _unreadable(call):
+            return [_from_row(row) for row in await self._call(call, work)]
+
+    async def _call(self, call: str, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        task = asyncio.create_task(self._transact(work), name=f"entries:{call}")
         try:
-            async with asyncio.timeout(self._timeout):
-                yield
-        except TimeoutError as error:
-            raise EntriesUnavailable(f"entries: {call}: no answer within {self._timeout:g} s") from error
+            await asyncio.wait({task}, timeout=self._timeout)
+        finally:
+            if not task.done():
+                self._ending.add(task)
+                task.add_done_callback(self._ended)
+                task.cancel()
+        if task in self._ending:
+            raise EntriesUnavailable(f"entries: {call}: no answer within {self._timeout:g} s")
+        try:
+            return task.result()
         except (SQLAlchemyError, OSError) as error:
             raise EntriesUnavailable(f"entries: {call}: {cause_of(error)}") from error
+
+    async def _transact(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        for attempt in range(1, _ATTEMPTS):
+            try:
+                async with self._engine.begin() as connection:
+                    return await work(connection)
+            except DBAPIError as error:
+                if not is_transient(error):
+                    raise
+                pause = random.uniform(0, _BACKOFF_SECONDS * 2**attempt)  # noqa: S311  no secret
+                _log.info("transaction tried again", attempt=attempt, cause=cause_of(error))
+            await asyncio.sleep(pause)
+        async with self._engine.begin() as connection:
+            return await work(connection)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._ending.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.debug("a call past its deadline ended", call=task.get_name(), cause=cause_of(error))
+
+    async def close(self) -> None:
+        """Close every connection; calls past their deadline are waited for, but not for long."""
+        if self._ending:
+            await asyncio.wait(self._ending, timeout=_CLOSING_SECONDS)
+        await self._engine.dispose()
 
 
 _CANDIDATES = 100
@@ -154,7 +224,7 @@ where runs write to each other's places, or where keys differ in case."""
 async def open_entries(
     url: str, *, call_timeout: float = 2.0, read_only: bool = False
 ) -> AsyncIterator[SqlEntries]:
-    """The entries in the database at `url` (`sqlite:///PATH`), brought to the newest schema first.
+    """The entries in the database at `url`, brought to the newest schema first.
 
     `call_timeout` (seconds) is each call's deadline. With `read_only` nothing is created or changed.
     Raises ValueError for an unsupported URL, and OSError, which says what to do, for a database that
@@ -165,10 +235,60 @@ async def open_entries(
     else:
         await migrate(url)
     engine = create_engine(url, busy_timeout=call_timeout * _BUSY_SHARE, read_only=read_only)
+    opened = SqlEntries(engine, timeout=call_timeout)
     try:
-        yield SqlEntries(engine, timeout=call_timeout)
+        yield opened
     finally:
-        await engine.dispose()
+        await opened.close()
+
+
+def _replaces(new: Any) -> ColumnElement[bool]:
+    """Whether a row replaces the one that stands: a newer success, of another Pod."""
+    return and_(new.finished_at > entries.c.finished_at, new.pod_uid != entries.c.pod_uid)
+
+
+def _sqlite_upsert(row: dict[str, Any]) -> Insert:
+    added = sqlite.insert(entries).values(row)
+    return added.on_conflict_do_update(
+        index_elements=[entries.c.namespace, entries.c.entry_key],
+        set_={name: added.excluded[name] for name in row},
+        where=_replaces(added.excluded),
+    )
+
+
+def _postgresql_upsert(row: dict[str, Any]) -> Insert:
+    added = postgresql.insert(entries).values(row)
+    return added.on_conflict_do_update(
+        index_elements=[entries.c.namespace, entries.c.entry_key],
+        set_={name: added.excluded[name] for name in row},
+        where=_replaces(added.excluded),
+    )
+
+
+def _mysql_upsert(row: dict[str, Any]) -> Insert:
+    """MySQL's upsert knows no condition, and each assignment sees what those before it have set.
+
+    So the two columns of the condition come last; the very last one asks for the id, which by then is
+    the new one if the row is replaced.
+    """
+    added = mysql.insert(entries).values(row)
+    new = added.inserted
+    replaces = _replaces(new)
+    others = [name for name in row if name not in {"finished_at", "pod_uid"}]
+    assignments = [
+        (name, func.if_(replaces, new[name], entries.c[name])) for name in [*others, "finished_at"]
+    ]
+    same_id = entries.c.id == new.id
+    return added.on_duplicate_key_update(
+        [*assignments, ("pod_uid", func.if_(same_id, new.pod_uid, entries.c.pod_uid))]
+    )
+
+
+_UPSERTS: Mapping[str, Callable[[dict[str, Any]], Insert]] = {
+    "sqlite": _sqlite_upsert,
+    "postgresql": _postgresql_upsert,
+    "mysql": _mysql_upsert,
+}
 
 
 @contextmanager

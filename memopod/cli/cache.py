@@ -16,7 +16,8 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from cache_server.entries import EntriesUnavailable, Entry, SqlEntries, open_entries
+from cache_server.entries import EntriesUnavailable, Entry, SqlEntries, migrate, open_entries
+from cache_server.entries.databases import describe, parse_url
 
 VARIABLE = "MEMOPOD_CACHE_DATABASE"
 """Environment variable with the URL of the cache server's database."""
@@ -39,7 +40,7 @@ app = typer.Typer(
 
 They are read from the cache server's database: --database URL, that of the sandbox of --state DIR,
 the environment variable {VARIABLE}, or the sandbox in {DEFAULT_STATE}; the first of these that is given.
-Nothing is changed.
+A URL with a password belongs into the environment: flags can be read by everybody on a machine.
 """,
     epilog="""Examples:
 
@@ -50,12 +51,18 @@ Nothing is changed.
   memopod cache show 3f2a91c0
 
   memopod cache list --database sqlite:////var/lib/memopod/cache.db
+
+  memopod cache migrate --database postgresql://memopod@db:5432/memopod
 """,
 )
 
 DatabaseOption = Annotated[
     str | None,
-    typer.Option("--database", metavar="URL", help=f"The database, sqlite:///PATH. [env: {VARIABLE}]"),
+    typer.Option(
+        "--database",
+        metavar="URL",
+        help=f"The database: sqlite:///PATH, mysql:// or postgresql://. [env: {VARIABLE}]",
+    ),
 ]
 StateOption = Annotated[
     Path | None, typer.Option("--state", metavar="DIR", help="State folder of a sandbox: read its entries.")
@@ -128,6 +135,24 @@ def show(
     _next(f"memopod lineage show {shlex.quote(found[0].workflow)}")
 
 
+@app.command(
+    "migrate", epilog="Example: memopod cache migrate --database sqlite:////var/lib/memopod/cache.db"
+)
+def migrate_database(database: DatabaseOption = None, state: StateOption = None) -> None:
+    """Bring the database to this version's schema; the cache server does so too when it starts.
+
+    Safe to repeat, and beside running servers: one process migrates, others wait for it.
+    """
+    source = find_source(database, state)
+    try:
+        asyncio.run(migrate(source.url))
+        place = describe(source.url)
+    except (OSError, ValueError) as error:
+        _fail(str(error))
+    typer.echo(f"{place} has this version's schema")
+    _next(f"memopod cache list{source.flags}")
+
+
 def find_source(database: str | None, state: Path | None) -> Source:
     """Which database to read, from the options, the environment and the folder one is in.
 
@@ -136,12 +161,20 @@ def find_source(database: str | None, state: Path | None) -> Source:
     if database and state:
         raise typer.BadParameter("give --database or --state, not both")
     if database:
-        return Source(database, f" --database {shlex.quote(database)}")
+        return Source(database, f" --database {shlex.quote(_shown(database))}")
     if state:
         return Source(_url(state), f" --state {shlex.quote(str(state))}")
     if from_environment := os.environ.get(VARIABLE):
         return Source(from_environment)
     return Source(_url(DEFAULT_STATE))
+
+
+def _shown(url: str) -> str:
+    """The URL as it may be shown: with *** for a password. What is no URL is reported when it is used."""
+    try:
+        return parse_url(url).render_as_string()
+    except ValueError:
+        return "URL"
 
 
 def _url(state: Path) -> str:

@@ -2,6 +2,7 @@ import asyncio
 import json
 import uuid
 from datetime import UTC, datetime, timedelta
+from urllib.parse import quote
 
 import pytest
 from typer.testing import CliRunner
@@ -174,12 +175,39 @@ async def test_what_cannot_be_read_is_one_line_of_error(memopod, tmp_path):
         assert result.stderr.startswith("error: ")
         assert told in result.stderr
         assert result.stderr.count("\n") == 1
-    unsupported = await memopod("list", "--database", "mysql://root:hunter2@db/cache")
+    unsupported = await memopod("list", "--database", "oracle://root:hunter2@db/cache")
     assert unsupported.exit_code == 1
     assert "hunter2" not in unsupported.output
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["list", "--help"], ["show", "--help"]])
+async def test_a_database_is_migrated_by_command_and_may_be_again(memopod, tmp_path):
+    given = "--database", f"sqlite:///{tmp_path / 'new.db'}"
+    for _ in range(2):
+        migrated = await memopod("migrate", *given)
+        assert migrated.exit_code == 0
+        assert migrated.stdout == f"{tmp_path / 'new.db'} has this version's schema\n"
+    assert "no entries yet" in (await memopod("list", *given)).stdout
+
+
+async def test_a_database_of_a_server_is_migrated_and_its_password_is_not_shown(
+    memopod, mariadb, monkeypatch
+):
+    url = f"mysql://{mariadb.user}:{quote(mariadb.password, safe='')}@127.0.0.1:{mariadb.port}"
+    by_flag = await memopod("migrate", "--database", f"{url}/mysql")
+    monkeypatch.setenv("MEMOPOD_CACHE_DATABASE", f"{url}/mysql")
+    by_environment = await memopod("migrate")
+    monkeypatch.setenv("MEMOPOD_CACHE_DATABASE", f"{url}/absent")
+    refused = await memopod("migrate")
+    assert (by_flag.exit_code, by_environment.exit_code, refused.exit_code) == (0, 0, 1)
+    assert "Unknown database 'absent'" in refused.stderr
+    for result in (by_flag, by_environment, refused):
+        assert f"mysql://{mariadb.user}@127.0.0.1:{mariadb.port}/" in result.output
+        assert "hunter2" not in result.output
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["list", "--help"], ["show", "--help"], ["migrate", "--help"]]
+)
 async def test_help_has_examples(memopod, arguments):
     result = await memopod(*arguments)
     assert result.exit_code == 0

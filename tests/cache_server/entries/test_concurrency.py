@@ -3,10 +3,8 @@
 import asyncio
 import pickle
 import random
-import sqlite3
 import subprocess
 import sys
-from contextlib import closing
 from datetime import timedelta
 
 from cache_server.entries import open_entries
@@ -35,21 +33,16 @@ def versions(make_entry, count):
     return made, newest
 
 
-def rows(path):
-    with closing(sqlite3.connect(path)) as connection:
-        return connection.execute("SELECT id FROM entries").fetchall()
-
-
-async def test_twenty_writers_of_one_process_leave_the_newest(url, tmp_path, make_entry):
+async def test_twenty_writers_of_one_process_leave_the_newest(url, database, make_entry):
     made, newest = versions(make_entry, 20)
     async with open_entries(url, call_timeout=30) as entries:
         results = await asyncio.gather(*(entries.put(entry) for entry in made))
         assert results[made.index(newest)] is True
         assert await entries.find("pipelines", newest.key) == newest
-    assert rows(tmp_path / "cache.db") == [(newest.id,)]
+    assert database.query("SELECT id FROM entries") == [(newest.id,)]
 
 
-def test_writers_of_several_processes_that_start_with_no_database_leave_the_newest(url, tmp_path, make_entry):
+def test_writers_of_several_processes_that_start_with_no_database_leave_the_newest(url, database, make_entry):
     made, newest = versions(make_entry, 20)
     writers = [
         subprocess.Popen([sys.executable, "-c", WRITER, url], stdin=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -67,4 +60,4 @@ def test_writers_of_several_processes_that_start_with_no_database_leave_the_newe
         for writer in writers:
             writer.kill()
             writer.wait()
-    assert rows(tmp_path / "cache.db") == [(newest.id,)]
+    assert database.query("SELECT id FROM entries") == [(newest.id,)]

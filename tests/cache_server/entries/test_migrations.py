@@ -39,18 +39,18 @@ async def test_several_may_migrate_at_once(url):
     await check_schema(url)
 
 
-async def test_readers_do_not_wait_for_the_writer(url, tmp_path):
-    await migrate(url)
+async def test_readers_do_not_wait_for_the_writer(sqlite_url, tmp_path):
+    await migrate(sqlite_url)
     with closing(sqlite3.connect(tmp_path / "cache.db")) as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
-async def test_a_failed_migration_leaves_nothing_half_done(url, tmp_path):
+async def test_a_failed_migration_leaves_nothing_half_done(sqlite_url, tmp_path):
     with closing(sqlite3.connect(tmp_path / "cache.db")) as connection:
         connection.execute("CREATE TABLE entries_pod_uid (x)")
         connection.commit()
     with pytest.raises(OSError, match="entries_pod_uid"):
-        await migrate(url)
+        await migrate(sqlite_url)
     with closing(sqlite3.connect(tmp_path / "cache.db")) as connection:
         tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
     assert tables == [("entries_pod_uid",)]
@@ -73,27 +73,24 @@ async def test_a_file_that_is_no_database_is_named(tmp_path):
         await migrate(f"sqlite:///{tmp_path}/cache.db")
 
 
-async def test_a_database_of_a_newer_version_is_refused(url, tmp_path):
+async def test_a_database_of_a_newer_version_is_refused(url, database):
     await migrate(url)
-    with closing(sqlite3.connect(tmp_path / "cache.db")) as connection:
-        connection.execute("UPDATE alembic_version SET version_num = '9999'")
-        connection.commit()
+    database.query("UPDATE alembic_version SET version_num = '9999'")
     with pytest.raises(OSError, match="written by another version of memopod"):
         await migrate(url)
     with pytest.raises(OSError, match="has schema version 9999, expected"):
         await check_schema(url)
 
 
-async def test_reading_creates_no_database(url, tmp_path):
+async def test_reading_creates_no_database(sqlite_url, tmp_path):
     with pytest.raises(FileNotFoundError, match="no database at"):
-        async with open_entries(url, read_only=True):
+        async with open_entries(sqlite_url, read_only=True):
             pass
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_reading_a_database_without_the_schema_says_so(url, tmp_path):
-    with closing(sqlite3.connect(tmp_path / "cache.db")) as connection:
-        connection.execute("CREATE TABLE other (x)")
+async def test_reading_a_database_without_the_schema_says_so(url, database):
+    database.query("CREATE TABLE other (x INTEGER)")
     with pytest.raises(OSError, match="holds no entries' schema"):
         await check_schema(url)
 
@@ -104,7 +101,11 @@ async def test_reading_a_database_without_the_schema_says_so(url, tmp_path):
         ("cache.db", "got no URL"),
         ("sqlite://", "got no path"),
         ("sqlite:///:memory:", "got no path"),
-        ("mysql://root:hunter2@db/cache", "got the scheme 'mysql'"),
+        ("oracle://root:hunter2@db/cache", "got the scheme 'oracle'"),
+        ("mysql://root:hunter2@db", "got no database"),
+        ("postgresql://:hunter2@/cache", "got no username and no host"),
+        ("postgresql://root:hunter2@db/cache?passfile=hunter2", "no parameters, got passfile"),
+        ("mysql://root:hunter2@db:port/cache", "got no URL"),
     ],
 )
 async def test_an_unsupported_url_is_refused_without_repeating_it(given, told):

@@ -1,16 +1,21 @@
 """The rules of `Entries`, checked against a dictionary."""
 
 import asyncio
-import tempfile
 import uuid
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    invariant,
+    multiple,
+    rule,
+    run_state_machine_as_test,
+)
 
 from cache_server.entries import Entry, open_entries
 from memopod.steps import Outputs
@@ -24,21 +29,21 @@ PODS = st.sampled_from(["p1", "p2", "p3"])
 class Rules(RuleBasedStateMachine):
     put_before = Bundle("put_before")
 
-    def __init__(self):
+    def __init__(self, database):
         super().__init__()
         self.model = {}
-        self.folder = tempfile.TemporaryDirectory()
+        self.database = database
         self.runner = asyncio.Runner()
         self.stack = AsyncExitStack()
         self.entries = self.runner.run(self._open())
+        database.query("DELETE FROM entries")
 
     async def _open(self):
-        return await self.stack.enter_async_context(open_entries(f"sqlite:///{self.folder.name}/cache.db"))
+        return await self.stack.enter_async_context(open_entries(self.database.url))
 
     def teardown(self):
         self.runner.run(self.stack.aclose())
         self.runner.close()
-        self.folder.cleanup()
 
     def by_id(self, entry_id):
         return next((place for place, entry in self.model.items() if entry.id == entry_id), None)
@@ -111,5 +116,10 @@ class Rules(RuleBasedStateMachine):
         assert sorted(e.id for e in listed) == sorted(e.id for e in self.model.values())
 
 
-TestRules = pytest.mark.timeout(300)(Rules.TestCase)
-TestRules.settings = settings(max_examples=25, stateful_step_count=15, deadline=None)
+def test_the_rules_hold_on_every_database(database):
+    run_state_machine_as_test(
+        lambda: Rules(database),
+        settings=settings(
+            max_examples=15 if database.kind == "sqlite" else 6, stateful_step_count=15, deadline=None
+        ),
+    )

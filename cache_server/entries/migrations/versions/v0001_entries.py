@@ -7,9 +7,19 @@ from sqlalchemy.dialects import mysql
 revision = "0001"
 down_revision = None
 
+_INDEXES = {
+    "entries_namespace_key": ["namespace", "entry_key"],
+    "entries_pod_uid": ["pod_uid"],
+    "entries_namespace_pod_name": ["namespace", "pod_name"],
+    "entries_namespace_workflow": ["namespace", "workflow"],
+    "entries_finished_at": ["finished_at"],
+}
+
 
 def upgrade() -> None:
     """Create it."""
+    # MySQL and MariaDB commit every statement: go on where an attempt that was killed has ended.
+    commits_each = op.get_bind().dialect.name == "mysql"
     long_text = sa.Text().with_variant(mysql.LONGTEXT(), "mysql", "mariadb")
     op.create_table(
         "entries",
@@ -33,12 +43,20 @@ def upgrade() -> None:
         sa.Column("last_used_at", sa.BigInteger),
         sa.Column("uses", sa.BigInteger, nullable=False),
         sa.Column("max_staleness_seconds", sa.BigInteger),
+        if_not_exists=commits_each,
+        mysql_engine="InnoDB",
+        mysql_charset="utf8mb4",
+        mysql_collate="utf8mb4_bin",
+        mysql_row_format="DYNAMIC",
     )
-    op.create_index("entries_namespace_key", "entries", ["namespace", "entry_key"], unique=True)
-    op.create_index("entries_pod_uid", "entries", ["pod_uid"])
-    op.create_index("entries_namespace_pod_name", "entries", ["namespace", "pod_name"])
-    op.create_index("entries_namespace_workflow", "entries", ["namespace", "workflow"])
-    op.create_index("entries_finished_at", "entries", ["finished_at"])
+    present = _indexes() if commits_each else set()
+    for name, columns in _INDEXES.items():
+        if name not in present:
+            op.create_index(name, "entries", columns, unique=name == "entries_namespace_key")
+
+
+def _indexes() -> set[str | None]:
+    return {index["name"] for index in sa.inspect(op.get_bind()).get_indexes("entries")}
 
 
 def downgrade() -> None:

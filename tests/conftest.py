@@ -1,0 +1,202 @@
+"""Database servers that tests start for themselves, where the programs are installed."""
+
+import fcntl
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+HINT = "`make services` installs it"
+USER = "memopod"
+PASSWORD = "hunter2 p@ss/word"
+SYSTEM_TABLES = (
+    "mysql_system_tables.sql",
+    "mysql_performance_tables.sql",
+    "mysql_system_tables_data.sql",
+)
+
+
+@dataclass
+class DatabaseServer:
+    """One server process in a folder of its own, on loopback, as a user without rights."""
+
+    folder: Path
+    command: list
+    ready: str
+    port: int
+    user: str = USER
+    password: str = PASSWORD
+    process: subprocess.Popen | None = None
+
+    def start(self):
+        log = self.folder / "log"
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(self.command, stdout=output, stderr=output, **unprivileged())
+        deadline = time.monotonic() + 60
+        while self.ready not in log.read_text(errors="replace"):
+            assert self.process.poll() is None, log.read_text(errors="replace")
+            assert time.monotonic() < deadline, log.read_text(errors="replace")
+            time.sleep(0.02)
+
+    def hang(self, hanging):
+        """Stop the server's processes, or let them go on; connections stay open."""
+        number = signal.SIGSTOP if hanging else signal.SIGCONT
+        pid = self.process.pid
+        # PostgreSQL serves each connection by a child.
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        for each in (pid, *map(int, children)):
+            os.kill(each, number)
+
+    def crash(self):
+        # PostgreSQL ends at once on SIGQUIT, its children too; SIGKILL would leave them.
+        self.process.send_signal(signal.SIGQUIT if "postgres" in self.command[0] else signal.SIGKILL)
+        self.process.wait(20)
+
+
+def unprivileged():
+    """Options of a process: the database servers refuse to run as root."""
+    if os.geteuid() != 0:
+        return {}
+    return {"user": "nobody", "group": "nogroup", "extra_groups": []}
+
+
+def own(folder):
+    if os.geteuid() == 0:
+        for path in (folder, *folder.rglob("*")):
+            shutil.chown(path, "nobody", "nogroup")
+
+
+def program(name, what, *folders):
+    found = shutil.which(name, path=os.pathsep.join([os.environ["PATH"], *map(str, folders)]))
+    if found:
+        return found
+    message = f"{what} is not installed here; {HINT}"
+    if os.environ.get("CI", "").lower() == "true" or os.environ.get("MEMOPOD_REQUIRE_SERVICES") == "1":
+        pytest.fail(message)
+    pytest.skip(message)
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@contextmanager
+def scratch(name):
+    # Not below pytest's own folder, which only root may enter when it is root's.
+    with tempfile.TemporaryDirectory(prefix=f"memopod-{name}-", ignore_cleanup_errors=True) as made:
+        folder = Path(made)
+        own(folder)
+        yield folder
+
+
+def prepared(tmp_path_factory, name, folder, prepare):
+    """Copy a new server's data into the folder; all workers share what `prepare(folder)` makes once."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    with (shared / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        template = shared / name
+        if not template.exists():
+            with scratch(name) as first:
+                prepare(first / "data")
+                shutil.copytree(first / "data", shared / f"{name}.part")
+            (shared / f"{name}.part").rename(template)
+    shutil.copytree(template, folder / "data")
+    own(folder)
+
+
+def run_to_end(command, **arguments):
+    done = subprocess.run(command, capture_output=True, timeout=100, **unprivileged(), **arguments)
+    assert done.returncode == 0, (done.stdout + done.stderr).decode(errors="replace")
+
+
+@contextmanager
+def serving(server):
+    server.start()
+    try:
+        yield server
+    finally:
+        server.crash()
+
+
+@pytest.fixture(scope="session")
+def mariadb(tmp_path_factory):
+    """MariaDB whose defaults are none of ours: latin1, and cutting off what does not fit."""
+    binary = program("mariadbd", "MariaDB", "/usr/sbin")
+    common = [
+        binary, "--no-defaults", "--innodb-flush-log-at-trx-commit=0", "--innodb-log-file-size=8M",
+        "--innodb-buffer-pool-size=32M", "--innodb-use-native-aio=0",
+    ]  # fmt: skip
+
+    def prepare(data):
+        data.mkdir()
+        own(data)
+        sql = Path("/usr/share/mysql")
+        script = "CREATE DATABASE mysql;\nUSE mysql;\nSET @auth_root_socket=NULL, @skip_auth_anonymous=1;\n"
+        script += "".join((sql / name).read_text() + "\n" for name in SYSTEM_TABLES)
+        script += "FLUSH PRIVILEGES;\n"
+        script += f"CREATE USER '{USER}'@'%' IDENTIFIED BY '{PASSWORD}';\n"
+        script += f"GRANT ALL ON *.* TO '{USER}'@'%' WITH GRANT OPTION;\n"
+        run_to_end([*common, f"--datadir={data}", "--bootstrap"], input=script.encode())
+
+    with scratch("mariadb") as folder:
+        prepared(tmp_path_factory, "mariadb", folder, prepare)
+        port = free_port()
+        command = [
+            *common, f"--datadir={folder / 'data'}", f"--socket={folder / 'socket'}",
+            f"--port={port}", "--bind-address=127.0.0.1", "--character-set-server=latin1", "--sql-mode=",
+            f"--pid-file={folder / 'pid'}",
+        ]  # fmt: skip
+        with serving(DatabaseServer(folder, command, "ready for connections", port)) as server:
+            yield server
+
+
+@pytest.fixture(scope="session")
+def postgresql(tmp_path_factory):
+    """PostgreSQL with passwords."""
+    versions = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: -int(path.parent.name))
+    binary = program("postgres", "PostgreSQL", *versions)
+    beside = Path(binary).resolve().parent
+
+    def prepare(data):
+        secret = data.parent / "password"
+        secret.write_text(PASSWORD)
+        own(data.parent)
+        run_to_end([
+            str(beside / "initdb"), "--pgdata", str(data), "--username", USER, "--pwfile", str(secret),
+            "--auth", "scram-sha-256", "--encoding", "UTF8", "--locale", "C", "--no-sync",
+        ])  # fmt: skip
+
+    with scratch("postgresql") as folder:
+        prepared(tmp_path_factory, "postgresql", folder, prepare)
+        (folder / "data").chmod(0o700)
+        port = free_port()
+        command = [
+            binary, "-D", str(folder / "data"), "-k", str(folder), "-p", str(port), "-h", "127.0.0.1",
+            "-c", "fsync=off", "-c", "full_page_writes=off",
+        ]  # fmt: skip
+        with serving(DatabaseServer(folder, command, "ready to accept connections", port)) as server:
+            yield server
+
+
+def pytest_terminal_summary(terminalreporter):
+    skipped = [report for report in terminalreporter.stats.get("skipped", []) if HINT in str(report.longrepr)]
+    if not skipped:
+        return
+    terminalreporter.section("tests that need servers were skipped", yellow=True)
+    for report in skipped:
+        terminalreporter.write_line(report.nodeid)
+    terminalreporter.write_line(
+        f"{len(skipped)} tests; `make services` installs what they need (Debian, as root)"
+    )
