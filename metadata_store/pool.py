@@ -187,7 +187,7 @@ class Lane:
         while True:
             try:
                 return await WorkerProcess.open(self._opening)
-            except CannotOpen as error:
+            except (CannotOpen, OSError) as error:
                 structlog.get_logger().error("cannot open the database", error=str(error), again_in=pause)
             if not self._processes:
                 self._refuse("no worker can open the database; try again later")

@@ -76,6 +76,6 @@ def _identity(path: str | None) -> tuple[int, int] | None:
         return None
     try:
         status = os.stat(path)  # noqa: PTH116 (this runs before each call)
-    except FileNotFoundError:
+    except OSError:
         return None
     return status.st_dev, status.st_ino

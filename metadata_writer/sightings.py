@@ -65,6 +65,26 @@ class Sightings:
 
     def on_pod(self, event: str, pod: Mapping[str, Any]) -> None:
         """A Pod was added, modified or deleted."""
+        self._take(self._take_pod, event, pod)
+
+    def on_workflow(self, event: str, workflow: Mapping[str, Any]) -> None:
+        """A Workflow was added, modified or deleted."""
+        self._take(self._take_workflow, event, workflow)
+
+    def _take(
+        self, take: Callable[[str, Mapping[str, Any]], None], event: str, item: Mapping[str, Any]
+    ) -> None:
+        """Take one object in; one of a shape that nobody expects is told of, and stands in no other's way.
+
+        Argo's objects are hardly validated: whoever may create a Workflow can write anything into it.
+        """
+        try:
+            take(event, item)
+        except (TypeError, ValueError, KeyError, AttributeError, RecursionError) as error:
+            name = (item.get("metadata") or {}).get("name")
+            self._log.warning("an object cannot be read", name=name, error=type(error).__name__)
+
+    def _take_pod(self, event: str, pod: Mapping[str, Any]) -> None:
         key = step_key(pod)
         if key is None or skip_reason(pod) is not None:
             return
@@ -75,8 +95,7 @@ class Sightings:
             self._deleted_pods.pop(key, None)
         self._changed(key)
 
-    def on_workflow(self, event: str, workflow: Mapping[str, Any]) -> None:
-        """A Workflow was added, modified or deleted."""
+    def _take_workflow(self, event: str, workflow: Mapping[str, Any]) -> None:
         uid = str(workflow["metadata"]["uid"])
         nodes = self._pod_nodes(workflow)
         before = self._workflows.pop(uid, None)

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
+import structlog
 
 from memopod.kube import configuration as configurations
 from memopod.kube.errors import Gone, Unavailable, from_status
@@ -207,14 +208,25 @@ class Client:
                     if not chunk:
                         return
                     for line in lines.feed(chunk):
-                        event = _decode(line)
+                        event = self._event(request, line)
+                        if event is None:
+                            continue
                         if event["type"] == "ERROR":
                             raise from_status(request, event["object"].get("code", 500), event["object"])
                         yield event
         except TimeoutError as error:
             raise Unavailable(f"{request}: no answer, or no end, in time", reason="Timeout") from error
-        except (aiohttp.ClientError, OSError, msgspec.DecodeError) as error:
+        except (aiohttp.ClientError, OSError, ValueError, RecursionError) as error:
             raise _cut(request, error) from error
+
+    def _event(self, request: str, line: bytes) -> dict[str, Any] | None:
+        """One event of a watch; None for an object too deeply nested to be read, which is skipped."""
+        try:
+            event: dict[str, Any] = _decode(line)
+        except RecursionError:
+            structlog.get_logger().warning("skipped an object that is nested too deeply", request=request)
+            return None
+        return event
 
     async def _call(
         self,
@@ -235,7 +247,7 @@ class Client:
                     return answer
         except TimeoutError as error:
             raise Unavailable(f"{method} {path}: no answer in {seconds:g} s", reason="Timeout") from error
-        except (aiohttp.ClientError, OSError, msgspec.DecodeError) as error:
+        except (aiohttp.ClientError, OSError, ValueError, RecursionError) as error:
             raise _cut(f"{method} {path}", error) from error
 
     async def _send(
@@ -339,7 +351,7 @@ def _cut(request: str, error: Exception) -> Unavailable:
 def _status(body: bytes) -> Mapping[str, Any]:
     try:
         answer = _decode(body)
-    except msgspec.DecodeError:
+    except (ValueError, RecursionError):
         # A proxy on the way answers in its own format; the HTTP status says enough.
         return {}
     return answer if isinstance(answer, dict) else {}

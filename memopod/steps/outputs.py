@@ -6,8 +6,8 @@ A WorkflowTaskResult's `outputs` and a node's `status.nodes[id].outputs` have on
 """
 
 import base64
-import gzip
 import json
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +15,9 @@ from typing import Any
 from memopod.steps import names
 from memopod.steps.argo import Step
 from memopod.steps.locations import KINDS, Location, is_key_only, kind_of, resolve
+
+_LARGEST_NODES = 64 * 1024 * 1024
+"""Bytes. Packed nodes have to fit into an object of at most 1.5 MiB; twenty times that is generous."""
 
 
 class OutputsMismatch(ValueError):
@@ -143,12 +146,23 @@ def workflow_nodes(workflow: Mapping[str, Any]) -> Mapping[str, Any]:
         nodes: Mapping[str, Any] = status["nodes"]
         return nodes
     if status.get("compressedNodes"):
-        packed = base64.b64decode(status["compressedNodes"])
-        unpacked: Mapping[str, Any] = json.loads(gzip.decompress(packed))
+        unpacked: Mapping[str, Any] = json.loads(_decompress(status["compressedNodes"]))
         return unpacked
     if status.get("offloadNodeStatusVersion"):
         raise NodesOffloaded("the Workflow's nodes are offloaded to Argo's database")
     return {}
+
+
+def _decompress(text: str) -> bytes:
+    """Base64 and gzip, but no more than Argo would ever have packed. Raises ValueError."""
+    try:
+        stream = zlib.decompressobj(wbits=31)
+        data = stream.decompress(base64.b64decode(text), _LARGEST_NODES)
+    except zlib.error as error:
+        raise ValueError("compressedNodes: expected gzip in base64") from error
+    if stream.unconsumed_tail:
+        raise ValueError(f"compressedNodes: more than {_LARGEST_NODES} bytes when unpacked")
+    return data
 
 
 def declared(template: Mapping[str, Any], what: str) -> list[Mapping[str, Any]]:

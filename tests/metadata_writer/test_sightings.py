@@ -162,3 +162,14 @@ def test_a_workflow_whose_nodes_are_elsewhere_shows_none(seen, workflow):
 def test_a_workflow_that_nobody_can_read_shows_no_steps(seen, workflow, broken):
     seen.on_workflow("ADDED", {"metadata": workflow["metadata"], **broken})
     assert seen.taken() == []
+
+
+@pytest.mark.parametrize("nodes", [{"a": {"type": "Pod", "phase": []}}, {"a": 3}, [1], "x"], ids=str)
+def test_an_object_of_an_odd_shape_stands_in_no_others_way(seen, workflow, nodes):
+    odd = copy.deepcopy(workflow)
+    odd["metadata"]["uid"] = "odd"
+    odd["status"]["nodes"] = nodes
+    seen.on_workflow("ADDED", odd)
+    seen.taken()
+    seen.on_workflow("ADDED", workflow)
+    assert len(seen.taken()) == 2

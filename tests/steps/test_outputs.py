@@ -117,6 +117,14 @@ def test_compressed_nodes_are_unpacked_and_offloaded_ones_named(sample):
     assert workflow_nodes({}) == {}
 
 
+def test_a_bomb_of_compressed_nodes_is_refused_before_it_is_unpacked():
+    bomb = base64.b64encode(gzip.compress(b"0" * (65 * 1024 * 1024))).decode()
+    assert len(bomb) < 100_000
+    for text in (bomb, "AAAA", base64.b64encode(b"no gzip").decode()):
+        with pytest.raises(ValueError, match="compressedNodes"):
+            workflow_nodes({"status": {"compressedNodes": text}})
+
+
 def test_a_result_is_complete_when_its_label_says_so_or_has_none(sample):
     result = sample("4.1.2", "parameters.make.taskresult")
     assert is_complete(result)

@@ -103,11 +103,12 @@ class Worker:
             executor = Executor(self._client, self._buckets, step, self._folder)
             await self._retried(executor.begin)
             local = await self._prepare(step, container, executor)
-        except (NotAStep, ContainerError, ArtifactError, OSError) as error:
+            with self._folder.log.open("ab") as log:
+                process = await Process.start(local.command, env=local.env, cwd=local.workdir, log=log)
+        except (NotAStep, ContainerError, ArtifactError, OSError, ValueError, KeyError) as error:
+            # Whatever is wrong with this Pod (an argument too long, a NUL in one), the others go on.
             await self._cannot_start(started, str(error))
             return
-        with self._folder.log.open("ab") as log:
-            process = await Process.start(local.command, env=local.env, cwd=local.workdir, log=log)
         self._log.info("started", image=container.get("image"), note="the image is not pulled")
         try:
             await self._watch_over(process, step, executor)
