@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup services demo test check format lock wheel clean
+.PHONY: help setup services demo test fuzz check format lock wheel clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,10 @@ demo: $(READY) ## run the example pipeline twice: the second run is reused
 test: export PYTEST_XDIST_AUTO_NUM_WORKERS ?= $(shell echo $$((2 * $$(nproc))))
 test: $(READY) ## run the test suite
 	$(BIN)/python -m pytest $(ARGS)
+
+fuzz: $(READY) ## compare a million keys with what decides them, and fingerprints with Go (SEED=, minutes)
+	$(BIN)/python tests/fuzz/fuzz_fingerprints.py $(if $(SEED),--seed $(SEED))
+	$(BIN)/python tests/fuzz/fuzz_keys.py $(if $(SEED),--seed $(SEED))
 
 check: $(READY) ## run the linters, the type checker and the import rules
 	$(BIN)/ruff format --check .
