@@ -137,7 +137,8 @@ class StepState:
     def outcome(self) -> results.TaskOutcome:
         """What came of it."""
         node = self.node
-        started = node.started_at or datetime.now(UTC)
+        # A skipped task has an end only.
+        started = node.started_at or node.finished_at or datetime.now(UTC)
         metadata = self.pod["metadata"] if self.pod is not None else {}
         annotations = metadata.get("annotations") or {}
         state = {SUCCEEDED: results.SUCCEEDED, OMITTED: "Skipped"}.get(node.phase, results.FAILED)
@@ -145,13 +146,21 @@ class StepState:
             name=self.task.name,
             state=state,
             decision=self.decision,
-            reason=str(annotations.get(names.REASON, "")),
+            reason=str(annotations.get(names.REASON) or _unmarked(metadata)),
             pod=self.pod_name if self.pod is not None else "",
             pod_uid=str(metadata.get("uid", "")),
             seconds=((node.finished_at or datetime.now(UTC)) - started).total_seconds(),
             outputs={**self.values, **{name: self.uri(name) for name in self.artifacts}},
             message=node.message,
         )
+
+
+def _unmarked(metadata: Mapping[str, Any]) -> str:
+    """Why a Pod ran that carries no reason: nobody asked for more, or the webhook was away."""
+    if not metadata:
+        return ""
+    opted_in = (metadata.get("labels") or {}).get(names.OPT_IN_LABEL) == "true"
+    return "not-admitted" if opted_in else "not-opted-in"
 
 
 def _exit_code(pod: Mapping[str, Any] | None) -> dict[str, str]:
