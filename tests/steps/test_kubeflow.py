@@ -128,6 +128,7 @@ def test_no_text_of_a_template_is_in_an_error():
         assert "secret" not in str(error.value)
 
 
+@pytest.mark.timeout(300)  # with no cache yet, Go builds its standard library first
 def test_generated_templates_agree_with_go_byte_for_byte(tmp_path):
     try:
         oracle = template_texts.Oracle(tmp_path)
