@@ -25,6 +25,9 @@ from metadata_store.rpcs import writes
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 _CHECK_SECONDS = 5.0
 _ABORTED = 10
+_TRIES = 3
+"""How many workers a read may be given to. Workers that are killed together can each take it along
+before the server hears of their end; a read that kills its worker must not kill them all for ever."""
 
 
 class Overloaded(Exception):
@@ -38,12 +41,12 @@ class NoWorker(Exception):
 class _Call:
     """A call that waits or runs. Its caller may give up at any time by cancelling `answer`."""
 
-    __slots__ = ("answer", "repeatable", "request", "rpc")
+    __slots__ = ("answer", "request", "rpc", "tries")
 
     def __init__(self, rpc: str, request: bytes) -> None:
         self.rpc = rpc
         self.request = request
-        self.repeatable = not writes(rpc)
+        self.tries = 1 if writes(rpc) else _TRIES
         self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
 
 
@@ -142,8 +145,8 @@ class Lane:
         call = self._running.pop(process, None)
         if call is None or call.answer.done():
             return
-        if call.repeatable and not self._closing:
-            call.repeatable = False  # once: a call that kills its worker must not kill them all
+        call.tries -= 1
+        if call.tries > 0 and not self._closing:
             self._waiting.appendleft(call)
             if self._idle:
                 self._next(self._idle.popleft())
