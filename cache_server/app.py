@@ -4,13 +4,8 @@ import asyncio
 import socket
 import ssl
 import sys
-import time
 import uuid
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import structlog
 from aiohttp import web
@@ -23,27 +18,18 @@ from cache_server.decision import Decider, DecisionRules
 from cache_server.entries import Entries, open_entries
 from cache_server.entries.databases import parse_url
 from cache_server.identity import Identifier
+from cache_server.pods import SELECTOR, Pods
 from cache_server.recorder import Recorder
 from cache_server.settings import Settings
-from cache_server.sweeper import Sweeper, is_overdue
+from cache_server.sweeper import Sweeper
 from cache_server.webhook import build_webhook
 from memopod.kube import PODS, Client, Informer, LeaderElector, LeaseWatcher
 from memopod.service import Health, configure_logs, parse, run
-from memopod.steps import names
 from memopod.steps.key import KeyRules
 from memopod.steps.staleness import parse_duration
 
 _log = structlog.get_logger()
-_SELECTOR = f"{names.STEP_LABEL} in ({names.HELD},{names.RELEASED})"
-_LOOK_SECONDS = 1.0
-"""How often all Pods are looked at again: for those that are overdue, or that a failed call left."""
-_DRAIN_SECONDS = 8.0
-"""Shutdown: how long decisions under way may take to end. Kubernetes kills after 30 s."""
 _SECRET_BYTES = 32
-_STUCK_SECONDS = 10.0
-"""How long a Pod may be seen overdue, and still be held, before that means that something is wrong."""
-_SIT_OUT_SECONDS = 30.0
-"""How long a replica that could not let Pods go leaves the Lease to others."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -97,86 +83,15 @@ def _limit(flag: str, text: str) -> float | None:
     return None if seconds < 0 else seconds
 
 
-@dataclass(slots=True)
-class _Pods:
-    """Who is told of the Pods of steps."""
-
-    controller: Controller
-    recorder: Recorder
-    sweeper: Sweeper
-    stuck: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set while Pods are held that should have been let go: this replica's own view."""
-    _overdue_since: dict[str, float] = field(default_factory=dict)
-
-    def on_event(self, event: str, pod: dict[str, Any]) -> None:
-        """A Pod has changed."""
-        if event == "DELETED":
-            self.controller.forget(pod)
-            self.recorder.forget(pod)
-        else:
-            self.controller.see(pod)
-            self.recorder.see(pod)
-
-    async def look_regularly(self, informer: Informer) -> None:
-        """See every Pod again: a new leader's first look, and everybody's for overdue ones."""
-        await informer.synced.wait()
-        while True:
-            pods = list(informer.objects.values())
-            for pod in pods:
-                self.on_event("MODIFIED", pod)
-            self.sweeper.sweep(pods)
-            self._judge(pods)
-            await asyncio.sleep(_LOOK_SECONDS)
-
-    def _judge(self, pods: Iterable[dict[str, Any]]) -> None:
-        """Set or clear `stuck`: a Pod has been overdue for long although it was seen to be."""
-        moment, now = time.monotonic(), datetime.now(UTC)
-        late = {pod["metadata"]["uid"] for pod in pods if is_overdue(pod, now)}
-        self._overdue_since = {uid: self._overdue_since.get(uid, moment) for uid in late}
-        if any(moment - since > _STUCK_SECONDS for since in self._overdue_since.values()):
-            self.stuck.set()
-        else:
-            self.stuck.clear()
-
-    async def lead(self, informer: Informer, elector: LeaderElector) -> None:
-        """Take part in the election, except while held Pods wait and nothing is done about them.
-
-        Whatever the reason (a permission that is missing, a watch that hangs): another replica may do
-        better, and without a leader the webhook holds no more Pods.
-        """
-        await informer.synced.wait()
-        while True:
-            electing = asyncio.create_task(elector.run(), name="election")
-            stuck = asyncio.create_task(self.stuck.wait(), name="stuck")
-            try:
-                await asyncio.wait({electing, stuck}, return_when=asyncio.FIRST_COMPLETED)
-                if electing.done():
-                    electing.result()
-            finally:
-                electing.cancel()
-                stuck.cancel()
-                await asyncio.gather(electing, stuck, return_exceptions=True)
-            _log.error("Pods are held beyond their time: giving the Lease up for a while")
-            await asyncio.sleep(_SIT_OUT_SECONDS)
-
-    async def drain(self) -> None:
-        """Let what is under way end."""
-        await asyncio.gather(
-            self.controller.drain(_DRAIN_SECONDS),
-            self.recorder.drain(_DRAIN_SECONDS),
-            self.sweeper.drain(_DRAIN_SECONDS),
-        )
-
-
 def _wire(
     settings: Settings, rules: DecisionRules, artifacts: Artifacts, client: Client, entries: Entries,
     elector: LeaderElector, identity: str,
-) -> _Pods:  # fmt: skip
+) -> Pods:  # fmt: skip
     key_rules = _key_rules(settings)
     identifier = Identifier(client, artifacts, entries, key_rules)
     decider = Decider(identifier, entries, artifacts, rules)
     leads = elector.is_leader
-    return _Pods(
+    return Pods(
         Controller(
             client, decider, entries, leads=leads, settle_time=settings.settle_time,
             late_margin=settings.late_margin, concurrency=settings.concurrency,
@@ -216,7 +131,7 @@ async def _serve(
         pods = _wire(settings, rules, artifacts, client, entries, elector, identity)
         informer = Informer(
             client, PODS, namespace=settings.watch_namespace or None,
-            label_selector=_SELECTOR, on_event=pods.on_event,
+            label_selector=SELECTOR, on_event=pods.on_event,
         )  # fmt: skip
         health = Health({"pods": informer.synced.is_set, "leader": lease.fresh})
         runner = web.AppRunner(
