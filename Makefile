@@ -5,10 +5,10 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup services demo test fuzz check format lock wheel clean
+.PHONY: help setup services control-plane demo test fuzz check format lock wheel clean
 
 help: ## list the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## create .venv from the lock file
 
@@ -28,6 +28,9 @@ services: ## install the database servers that tests start (Debian, as root)
 	command -v apt-get >/dev/null || { echo "services: no apt-get here; install by hand:$$missing" >&2; exit 1; }; \
 	[ "$$(id -u)" = 0 ] || { echo "services: must be root; run: sudo apt-get install --no-install-recommends$$missing" >&2; exit 1; }; \
 	apt-get update --quiet && DEBIAN_FRONTEND=noninteractive apt-get install --quiet --yes --no-install-recommends $$missing
+
+control-plane: ## build the etcd and kube-apiserver that tests start (needs Go)
+	@tools/control-plane/build
 
 demo: $(READY) ## run the example pipeline twice: the second run is reused
 	@$(BIN)/memopod demo
