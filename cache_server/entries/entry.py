@@ -24,7 +24,8 @@ class Entry:
     `id` is a uuid4 in hex (32 characters), `key` the entry key in hex, `components` the digests of
     the key's parts by name. `execution_id` is that of the run in the metadata store, where known.
     All times are aware and UTC; `last_used_at` is None until the first use. `max_staleness_seconds`
-    is what the step that ran allows for reuse, None for no limit of its own.
+    is what the step that ran allows for reuse, None for no limit of its own. A `pinned` entry is not
+    deleted for its age, idleness or number.
     """
 
     id: str
@@ -47,6 +48,7 @@ class Entry:
     last_used_at: datetime | None = None
     uses: int = 0
     max_staleness_seconds: int | None = None
+    pinned: bool = False
 
     @property
     def took(self) -> timedelta:
@@ -64,7 +66,8 @@ class Entry:
         A key that holds the workflow's or the Pod's name as a path segment is written by that run
         only; any other may have been written over since.
         """
-        segments = location.key.split("/")
+        # Of an imported entry neither name is known: the empty one names nothing.
+        segments = [segment for segment in location.key.split("/") if segment]
         return (self.workflow in segments or self.pod_name in segments) and any(
             artifact.location == location for artifact in self.outputs.artifacts
         )

@@ -1,38 +1,36 @@
-"""Entries in a SQL database."""
+"""Entries in a SQL database: the truth, whatever is remembered above it."""
 
-import asyncio
-import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 import structlog
 from sqlalchemy import (
     ColumnElement,
-    Insert,
     Row,
+    Select,
     and_,
     case,
     delete,
     exists,
-    func,
     literal,
     or_,
     select,
     update,
 )
-from sqlalchemy.dialects import mysql, postgresql, sqlite
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from cache_server.entries.databases import cause_of, create_engine, is_transient
-from cache_server.entries.entry import EntriesUnavailable, Entry
+from cache_server.entries.calls import Database
+from cache_server.entries.databases import create_engine
+from cache_server.entries.entry import Entry
 from cache_server.entries.migrations import check_schema, migrate
-from cache_server.entries.schema import Instant, entries
+from cache_server.entries.rows import from_row, reading, to_row, upsert
+from cache_server.entries.schema import Instant, entries, tokens
+from cache_server.entries.tokens import change_token, change_tokens, ensure_token
 from memopod.steps.locations import Location
-from memopod.steps.outputs import Outputs
 
 _log = structlog.get_logger()
 
@@ -40,76 +38,98 @@ _BUSY_SHARE = 0.75
 """Part of the deadline that a statement waits for other writers: the database is to give up first,
 so that its connection stays usable."""
 
+_CANDIDATES = 100
+"""How many entries are looked at for the producer of one location. More than one mentions it only
+where runs write to each other's places, or where keys differ in case."""
 
-_ATTEMPTS = 5
-"""How often a transaction is tried that its server gives up in favour of another (a deadlock)."""
 
-_BACKOFF_SECONDS = 0.02
-"""Longest pause before the second attempt; it doubles with each."""
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a look at the database saw, all at one moment.
 
-_CLOSING_SECONDS = 5.0
-"""How long calls that were given up may take to let go of their connections when the entries close."""
+    `token` is the namespace's (see `cache_server.entries.tokens`), None where nothing was ever stored.
+    """
 
-T = TypeVar("T")
+    entry: Entry | None
+    token: str | None
 
 
 class SqlEntries:
-    """`Entries` over one table; made by `open_entries`.
+    """`Entries` over one database; made by `open_entries`."""
 
-    A call that reaches its deadline is cancelled and not waited for: closing a connection to a server
-    that does not answer takes its own time. `_ending` holds those calls until they have ended.
-    """
-
-    def __init__(self, engine: AsyncEngine, *, timeout: float) -> None:
-        self._engine = engine
-        self._timeout = timeout
-        self._ending: set[asyncio.Task[Any]] = set()
+    def __init__(self, database: Database) -> None:
+        self.database = database
 
     async def find(self, namespace: str, key: str) -> Entry | None:
         """See `Entries.find`."""
-        return await self._first("find", entries.c.namespace == namespace, entries.c.entry_key == key)
+        return (await self.read(namespace, key)).entry
+
+    async def read(self, namespace: str, key: str) -> Reading:
+        """What stands under a key, and the namespace's token, in one statement.
+
+        Raises EntriesUnavailable.
+        """
+        statement = _reading(namespace, key)
+
+        async def work(connection: AsyncConnection) -> dict[str, Any]:
+            return dict((await connection.execute(statement)).one()._mapping)  # noqa: SLF001
+
+        values = await self.database.call("find", work)
+        with reading("find"):
+            entry = None if values["id"] is None else from_row(values)
+        return Reading(entry, values["namespace_token"])
 
     async def get(self, entry_id: str) -> Entry | None:
         """See `Entries.get`."""
-        return await self._first("get", entries.c.id == entry_id)
+        found = await self._newest("get", entries.c.id == entry_id, limit=1)
+        return found[0] if found else None
 
     async def put(self, entry: Entry) -> bool:
         """See `Entries.put`."""
-        row = {**_to_row(entry), "uses": 0, "last_used_at": None}
-        statement = _UPSERTS[self._engine.dialect.name](row)
-        stands = select(exists().where(entries.c.id == entry.id))
+        return (await self.put_all([entry]))[0]
 
-        async def work(connection: AsyncConnection) -> bool:
-            await connection.execute(statement)
-            return bool(await connection.scalar(stands))
+    async def put_all(self, added: Sequence[Entry]) -> Sequence[bool]:
+        """`put` of several entries, all of them or, if EntriesUnavailable is raised, none.
 
-        return await self._call("put", work)
+        No two of them may have the same namespace and key.
+        """
+
+        async def work(connection: AsyncConnection) -> Sequence[bool]:
+            return await put_within(connection, added)
+
+        return await self.database.call("put", work)
 
     async def used(self, entry_id: str, at: datetime) -> None:
         """See `Entries.used`."""
+        moment = literal(at, Instant())
         later = or_(entries.c.last_used_at.is_(None), entries.c.last_used_at < at)
         statement = (
             update(entries)
             .where(entries.c.id == entry_id)
             .values(
                 uses=entries.c.uses + 1,
-                last_used_at=case((later, literal(at, Instant())), else_=entries.c.last_used_at),
+                last_used_at=case((later, moment), else_=entries.c.last_used_at),
+                active_at=case((entries.c.active_at < at, moment), else_=entries.c.active_at),
             )
         )
 
         async def work(connection: AsyncConnection) -> None:
             await connection.execute(statement)
 
-        await self._call("used", work)
+        await self.database.call("used", work)
 
     async def retire(self, entry_id: str, reason: str) -> bool:
         """See `Entries.retire`."""
 
         async def work(connection: AsyncConnection) -> bool:
+            namespace = await connection.scalar(select(entries.c.namespace).where(entries.c.id == entry_id))
+            if namespace is None:
+                return False
             result = await connection.execute(delete(entries).where(entries.c.id == entry_id))
+            await change_token(connection, namespace)
             return result.rowcount > 0
 
-        there = await self._call("retire", work)
+        there = await self.database.call("retire", work)
         if there:
             _log.info("entry retired", entry=entry_id, reason=reason)
         return there
@@ -121,7 +141,7 @@ class SqlEntries:
         async def work(connection: AsyncConnection) -> bool:
             return bool(await connection.scalar(statement))
 
-        return await self._call("recorded", work)
+        return await self.database.call("recorded", work)
 
     async def list(
         self,
@@ -155,10 +175,6 @@ class SqlEntries:
                     return entry
         return None
 
-    async def _first(self, call: str, *conditions: ColumnElement[bool]) -> Entry | None:
-        found = await self._newest(call, *conditions, limit=1)
-        return found[0] if found else None
-
     async def _newest(self, call: str, *conditions: ColumnElement[bool], limit: int) -> Sequence[Entry]:
         statement = (
             select(entries)
@@ -170,54 +186,34 @@ class SqlEntries:
         async def work(connection: AsyncConnection) -> Sequence[Row[Any]]:
             return (await connection.execute(statement)).all()
 
-        with _unreadable(call):
-            return [_from_row(row) for row in await self._call(call, work)]
-
-    async def _call(self, call: str, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-        task = asyncio.create_task(self._transact(work), name=f"entries:{call}")
-        try:
-            await asyncio.wait({task}, timeout=self._timeout)
-        finally:
-            if not task.done():
-                self._ending.add(task)
-                task.add_done_callback(self._ended)
-                task.cancel()
-        if task in self._ending:
-            raise EntriesUnavailable(f"entries: {call}: no answer within {self._timeout:g} s")
-        try:
-            return task.result()
-        except (SQLAlchemyError, OSError) as error:
-            raise EntriesUnavailable(f"entries: {call}: {cause_of(error)}") from error
-
-    async def _transact(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-        for attempt in range(1, _ATTEMPTS):
-            try:
-                async with self._engine.begin() as connection:
-                    return await work(connection)
-            except DBAPIError as error:
-                if not is_transient(error):
-                    raise
-                pause = random.uniform(0, _BACKOFF_SECONDS * 2**attempt)  # noqa: S311  no secret
-                _log.info("transaction tried again", attempt=attempt, cause=cause_of(error))
-            await asyncio.sleep(pause)
-        async with self._engine.begin() as connection:
-            return await work(connection)
-
-    def _ended(self, task: asyncio.Task[Any]) -> None:
-        self._ending.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            _log.debug("a call past its deadline ended", call=task.get_name(), cause=cause_of(error))
+        with reading(call):
+            return [from_row(row) for row in await self.database.call(call, work)]
 
     async def close(self) -> None:
-        """Close every connection; calls past their deadline are waited for, but not for long."""
-        if self._ending:
-            await asyncio.wait(self._ending, timeout=_CLOSING_SECONDS)
-        await self._engine.dispose()
+        """Close every connection."""
+        await self.database.close()
 
 
-_CANDIDATES = 100
-"""How many entries are looked at for the producer of one location. More than one mentions it only
-where runs write to each other's places, or where keys differ in case."""
+async def put_within(connection: AsyncConnection, added: Sequence[Entry]) -> Sequence[bool]:
+    """`SqlEntries.put_all` as a part of a transaction."""
+    rows = [to_row(entry) for entry in added]
+    await connection.execute(upsert(connection.dialect.name), rows)
+    ids = [entry.id for entry in added]
+    standing = select(entries.c.id, entries.c.namespace, entries.c.replaced).where(entries.c.id.in_(ids))
+    stand = {row.id: row for row in (await connection.execute(standing)).all()}
+    replacing = {row.namespace for row in stand.values() if row.replaced}
+    for namespace in sorted({entry.namespace for entry in added} - replacing):
+        await ensure_token(connection, namespace)
+    await change_tokens(connection, replacing)
+    return [entry.id in stand for entry in added]
+
+
+def _reading(namespace: str, key: str) -> Select[Any]:
+    """One row, whether there is an entry or not."""
+    one = select(literal(1).label("one")).subquery()
+    token = select(tokens.c.token).where(tokens.c.namespace == namespace).scalar_subquery()
+    own = and_(entries.c.namespace == namespace, entries.c.entry_key == key)
+    return select(token.label("namespace_token"), entries).select_from(one.join(entries, own, isouter=True))
 
 
 @asynccontextmanager
@@ -235,87 +231,8 @@ async def open_entries(
     else:
         await migrate(url)
     engine = create_engine(url, busy_timeout=call_timeout * _BUSY_SHARE, read_only=read_only)
-    opened = SqlEntries(engine, timeout=call_timeout)
+    opened = SqlEntries(Database(engine, timeout=call_timeout))
     try:
         yield opened
     finally:
         await opened.close()
-
-
-def _replaces(new: Any) -> ColumnElement[bool]:
-    """Whether a row replaces the one that stands: a newer success, of another Pod."""
-    return and_(new.finished_at > entries.c.finished_at, new.pod_uid != entries.c.pod_uid)
-
-
-def _sqlite_upsert(row: dict[str, Any]) -> Insert:
-    added = sqlite.insert(entries).values(row)
-    return added.on_conflict_do_update(
-        index_elements=[entries.c.namespace, entries.c.entry_key],
-        set_={name: added.excluded[name] for name in row},
-        where=_replaces(added.excluded),
-    )
-
-
-def _postgresql_upsert(row: dict[str, Any]) -> Insert:
-    added = postgresql.insert(entries).values(row)
-    return added.on_conflict_do_update(
-        index_elements=[entries.c.namespace, entries.c.entry_key],
-        set_={name: added.excluded[name] for name in row},
-        where=_replaces(added.excluded),
-    )
-
-
-def _mysql_upsert(row: dict[str, Any]) -> Insert:
-    """MySQL's upsert knows no condition, and each assignment sees what those before it have set.
-
-    So the two columns of the condition come last; the very last one asks for the id, which by then is
-    the new one if the row is replaced.
-    """
-    added = mysql.insert(entries).values(row)
-    new = added.inserted
-    replaces = _replaces(new)
-    others = [name for name in row if name not in {"finished_at", "pod_uid"}]
-    assignments = [
-        (name, func.if_(replaces, new[name], entries.c[name])) for name in [*others, "finished_at"]
-    ]
-    same_id = entries.c.id == new.id
-    return added.on_duplicate_key_update(
-        [*assignments, ("pod_uid", func.if_(same_id, new.pod_uid, entries.c.pod_uid))]
-    )
-
-
-_UPSERTS: Mapping[str, Callable[[dict[str, Any]], Insert]] = {
-    "sqlite": _sqlite_upsert,
-    "postgresql": _postgresql_upsert,
-    "mysql": _mysql_upsert,
-}
-
-
-@contextmanager
-def _unreadable(call: str) -> Iterator[None]:
-    try:
-        yield
-    except (KeyError, TypeError, ValueError) as error:
-        raise EntriesUnavailable(f"entries: {call}: a row that is no entry's") from error
-
-
-def _to_row(entry: Entry) -> dict[str, Any]:
-    row = {name: getattr(entry, name) for name in entries.c.keys() if name != "entry_key"}  # noqa: SIM118
-    return {
-        **row,
-        "entry_key": entry.key,
-        "components": msgspec.json.encode(dict(entry.components)).decode(),
-        "outputs": msgspec.json.encode(entry.outputs.to_json()).decode(),
-    }
-
-
-def _from_row(row: Row[Any]) -> Entry:
-    values = dict(row._mapping)  # noqa: SLF001  SQLAlchemy's public name for a row as a mapping
-    return Entry(
-        **{
-            **{name: value for name, value in values.items() if name != "entry_key"},
-            "key": values["entry_key"],
-            "components": msgspec.json.decode(values["components"]),
-            "outputs": Outputs.from_json(msgspec.json.decode(values["outputs"])),
-        }
-    )

@@ -159,7 +159,8 @@ async def test_a_transaction_that_loses_a_deadlock_is_tried_again(served, make_e
 
         with capture_logs() as logs:
             await asyncio.gather(
-                entries._call("a", touching(one, other)), entries._call("b", touching(other, one))
+                entries.database.call("a", touching(one, other)),
+                entries.database.call("b", touching(other, one)),
             )
         assert len(losses) == 1
         assert [line["event"] for line in logs] == ["transaction tried again"]
@@ -179,7 +180,7 @@ async def test_a_transaction_that_always_loses_is_given_up(served):
             await connection.execute(text(raising[served.kind]))
 
         with pytest.raises(EntriesUnavailable, match=r"(?i)deadlock"):
-            await entries._call("a", work)
+            await entries.database.call("a", work)
         assert len(tries) == 5
 
 

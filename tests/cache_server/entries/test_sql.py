@@ -202,7 +202,7 @@ async def test_a_locked_database_is_unavailable_within_the_deadline_and_usable_a
 async def test_every_call_ends_at_the_deadline_and_the_next_one_works(sqlite_url, tmp_path, make_entry):
     async with open_entries(sqlite_url, call_timeout=0.2) as entries:
         # A database that waits longer than the deadline: the call is cancelled under it.
-        @event.listens_for(entries._engine.sync_engine, "connect")
+        @event.listens_for(entries.database.engine.sync_engine, "connect")
         def patient(connection, _record):
             connection.execute("PRAGMA busy_timeout = 1500")
 

@@ -1,0 +1,89 @@
+"""Calls to the database: each has a deadline, and is tried again where its server asks for that."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import structlog
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from cache_server.entries.databases import cause_of, is_transient
+from cache_server.entries.entry import EntriesUnavailable
+
+_log = structlog.get_logger()
+
+_ATTEMPTS = 5
+"""How often a transaction is tried that its server gives up in favour of another (a deadlock)."""
+
+_BACKOFF_SECONDS = 0.02
+"""Longest pause before the second attempt; it doubles with each."""
+
+_CLOSING_SECONDS = 5.0
+"""How long calls that were given up may take to let go of their connections when the database closes."""
+
+T = TypeVar("T")
+
+
+class Database:
+    """An engine, and one deadline (`timeout`, seconds) for each call.
+
+    A call that reaches its deadline is cancelled and not waited for: closing a connection to a server
+    that does not answer takes its own time. `_ending` holds those calls until they have ended.
+    """
+
+    def __init__(self, engine: AsyncEngine, *, timeout: float) -> None:
+        self.engine = engine
+        self._timeout = timeout
+        self._ending: set[asyncio.Task[Any]] = set()
+
+    @property
+    def dialect(self) -> str:
+        """`sqlite`, `mysql` (MariaDB too) or `postgresql`."""
+        return self.engine.dialect.name
+
+    async def call(self, name: str, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        """Do `work` in one transaction. Raises EntriesUnavailable, which names the call.
+
+        `work` may run several times; of those, one is committed at most.
+        """
+        task = asyncio.create_task(self._transact(work), name=f"entries:{name}")
+        try:
+            await asyncio.wait({task}, timeout=self._timeout)
+        finally:
+            if not task.done():
+                self._ending.add(task)
+                task.add_done_callback(self._ended)
+                task.cancel()
+        if task in self._ending:
+            raise EntriesUnavailable(f"entries: {name}: no answer within {self._timeout:g} s")
+        try:
+            return task.result()
+        except (SQLAlchemyError, OSError) as error:
+            raise EntriesUnavailable(f"entries: {name}: {cause_of(error)}") from error
+
+    async def _transact(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        for attempt in range(1, _ATTEMPTS):
+            try:
+                async with self.engine.begin() as connection:
+                    return await work(connection)
+            except DBAPIError as error:
+                if not is_transient(error):
+                    raise
+                pause = random.uniform(0, _BACKOFF_SECONDS * 2**attempt)  # noqa: S311  no secret
+                _log.info("transaction tried again", attempt=attempt, cause=cause_of(error))
+            await asyncio.sleep(pause)
+        async with self.engine.begin() as connection:
+            return await work(connection)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._ending.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.debug("a call past its deadline ended", call=task.get_name(), cause=cause_of(error))
+
+    async def close(self) -> None:
+        """Close every connection; calls past their deadline are waited for, but not for long."""
+        if self._ending:
+            await asyncio.wait(self._ending, timeout=_CLOSING_SECONDS)
+        await self.engine.dispose()

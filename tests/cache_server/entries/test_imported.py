@@ -1,0 +1,18 @@
+from cache_server.entries.imported import KEY_VERSION_IMPORTED, find_imported, imported_key
+
+FINGERPRINT = "07f2c42567af4f141a52887e0a113c9aefdfdfd5e6b06b9908f7fdb0b43739af"
+
+
+async def test_an_imported_entry_is_found_by_its_fingerprint_in_its_namespace_only(entries, make_entry):
+    entry = make_entry(key=imported_key(FINGERPRINT), key_version=KEY_VERSION_IMPORTED)
+    await entries.put(entry)
+    assert await find_imported(entries, "pipelines", FINGERPRINT) == entry
+    assert await find_imported(entries, "other", FINGERPRINT) is None
+
+
+async def test_an_imported_entry_is_never_found_by_a_key_of_memopods(entries, make_entry):
+    await entries.put(make_entry(key=imported_key(FINGERPRINT)))
+    assert await entries.find("pipelines", FINGERPRINT) is None
+    own = make_entry(key=FINGERPRINT)
+    await entries.put(own)
+    assert await entries.find("pipelines", FINGERPRINT) == own
