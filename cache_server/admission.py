@@ -12,7 +12,7 @@ from typing import Any
 
 from memopod.kube import set_metadata_ops
 from memopod.steps import NotAStep, Step, names, read_step
-from memopod.steps.argo import Decoder, main_container
+from memopod.steps.argo import Decoder
 from memopod.steps.deadline import seconds_left
 from memopod.steps.key import KeyRules, Unkeyable, base_key
 from memopod.steps.seal import seal
@@ -22,7 +22,7 @@ _EXEMPT_NAMESPACES = ("kube-system", "kube-public")
 _TFX_ENTRYPOINT = "tfx/orchestration/kubeflow/container_entrypoint.py"
 _ANNOTATIONS_LIMIT = 262_144 - 16_384
 """Bytes: what Kubernetes allows on one object, less room for our own."""
-_OWNED = (
+OWNED = (
     names.COMPONENTS, names.KEY, names.SEAL, names.HOLD_UNTIL, names.CLAIMED_BY, names.WAITS_FOR,
     names.INPUTS, names.DECISION, names.REASON, names.ENTRY, names.SOURCE_POD, names.SOURCE_EXECUTION,
 )  # fmt: skip
@@ -76,8 +76,8 @@ def _judge(
     pod: Mapping[str, Any], *, namespace: str, username: str, now: datetime, controller_alive: bool,
     policy: Policy, decode: Decoder,
 ) -> Verdict:  # fmt: skip
-    refusal = _not_ours(pod, namespace, username, policy)
-    if refusal is None and _is_full(pod):
+    refusal = not_ours(pod, namespace, username, policy)
+    if refusal is None and is_full(pod):
         refusal = "annotations-full"
     if refusal:
         return Verdict(held=False, reason=refusal)
@@ -94,12 +94,12 @@ def _judge(
     }
     if obstacle:
         marks |= {names.DECISION: names.RUN, names.REASON: obstacle}
-        return Verdict(held=False, reason=obstacle, patch=_mark(pod, names.RELEASED, marks))
+        return Verdict(held=False, reason=obstacle, patch=mark(pod, names.RELEASED, marks))
     marks[names.HOLD_UNTIL] = to_text(now + timedelta(seconds=policy.hold_seconds))
-    return Verdict(held=True, reason="held", patch=_mark(pod, names.HELD, marks) + _gate(pod))
+    return Verdict(held=True, reason="held", patch=mark(pod, names.HELD, marks) + _gate(pod))
 
 
-def _not_ours(pod: Mapping[str, Any], namespace: str, username: str, policy: Policy) -> str | None:
+def not_ours(pod: Mapping[str, Any], namespace: str, username: str, policy: Policy) -> str | None:
     """Why the Pod is none that memopod looks at; None if it is one."""
     labels = pod["metadata"].get("labels") or {}
     annotations = pod["metadata"].get("annotations") or {}
@@ -116,7 +116,7 @@ def _not_ours(pod: Mapping[str, Any], namespace: str, username: str, policy: Pol
     return None
 
 
-def _is_full(pod: Mapping[str, Any]) -> bool:
+def is_full(pod: Mapping[str, Any]) -> bool:
     """Whether our marks could make the API server refuse the Pod for the size of its annotations."""
     annotations = pod["metadata"].get("annotations") or {}
     return sum(len(k) + len(str(v).encode()) for k, v in annotations.items()) > _ANNOTATIONS_LIMIT
@@ -129,13 +129,12 @@ def _opted_in(labels: Mapping[str, str]) -> bool:
 
 
 def _is_tfx(pod: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
-    """As Kubeflow's cache server tells TFX steps: by SDK label, or by their only container's command."""
+    """As Kubeflow's cache server tells TFX steps: by SDK label, or by the command of the one `main`."""
     if "tfx" in labels.get(names.KFP_SDK_TYPE, ""):
         return True
-    main = main_container(pod)
-    only_main = main is not None and len(pod["spec"]["containers"]) == 1
-    command = (main or {}).get("command") or ("",)
-    return only_main and str(command[-1]).endswith(_TFX_ENTRYPOINT)
+    mains = [c for c in pod["spec"]["containers"] if c.get("name") == "main"]
+    command = mains[0].get("command") if len(mains) == 1 else None
+    return not pod["spec"]["containers"] or bool(command and str(command[-1]).endswith(_TFX_ENTRYPOINT))
 
 
 def _obstacle(step: Step, now: datetime, *, controller_alive: bool, hold: float) -> str | None:
@@ -152,15 +151,15 @@ def _obstacle(step: Step, now: datetime, *, controller_alive: bool, hold: float)
 
 def _explain(pod: Mapping[str, Any], reason: str) -> list[dict[str, Any]]:
     """Say why the step will not be reused."""
-    return _mark(pod, None, {names.DECISION: names.RUN, names.REASON: reason})
+    return mark(pod, None, {names.DECISION: names.RUN, names.REASON: reason})
 
 
-def _mark(pod: Mapping[str, Any], state: str | None, marks: Mapping[str, str]) -> list[dict[str, Any]]:
+def mark(pod: Mapping[str, Any], state: str | None, marks: Mapping[str, str]) -> list[dict[str, Any]]:
     """Set our label and annotations, and remove those that only pretend to be ours."""
     return set_metadata_ops(
         pod["metadata"],
         labels={names.STEP_LABEL: state},
-        annotations={**dict.fromkeys(_OWNED), **marks},
+        annotations={**dict.fromkeys(OWNED), **marks},
     )
 
 

@@ -22,7 +22,7 @@ from cache_server.pods import SELECTOR, Pods
 from cache_server.recorder import Recorder
 from cache_server.settings import Settings
 from cache_server.sweeper import Sweeper
-from cache_server.webhook import build_webhook
+from cache_server.webhook import build_webhook, holding
 from memopod.kube import PODS, Client, Informer, LeaderElector, LeaseWatcher
 from memopod.service import Health, configure_logs, parse, run
 from memopod.steps.key import KeyRules
@@ -135,7 +135,7 @@ async def _serve(
         )  # fmt: skip
         health = Health({"pods": informer.synced.is_set, "leader": lease.fresh})
         runner = web.AppRunner(
-            build_webhook(policy, lambda: lease.fresh() and not pods.stuck.is_set()), access_log=None
+            build_webhook(holding(policy, lambda: lease.fresh() and not pods.stuck.is_set())), access_log=None
         )
         watching = [
             group.create_task(informer.run(), name="informer:pods"),

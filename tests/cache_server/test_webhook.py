@@ -1,3 +1,4 @@
+import asyncio
 import base64
 import io
 import json
@@ -7,7 +8,7 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
 from cache_server.admission import Policy
-from cache_server.webhook import build_webhook
+from cache_server.webhook import _DECISIONS, build_webhook, holding
 from memopod.steps import names
 
 POLICY = Policy(
@@ -19,7 +20,7 @@ POLICY = Policy(
 
 @pytest.fixture
 async def client():
-    async with TestClient(TestServer(build_webhook(POLICY, lambda: True))) as client:
+    async with TestClient(TestServer(build_webhook(holding(POLICY, lambda: True)))) as client:
         yield client
 
 
@@ -51,23 +52,77 @@ async def test_a_pod_that_is_left_alone_gets_no_patch(client, sample):
     assert "patchType" not in response
 
 
+NOT_JSON = 'Unsupported content type "{}", only "application/json" is supported'
+UNREADABLE = "Could not deserialize request: "
+DEEP = b'{"request":' + b"[" * 100_000
+JSON = {"Content-Type": "application/json"}
+
+
 @pytest.mark.parametrize(
     ("method", "headers", "body", "status", "text"),
     [
-        ("GET", {}, b"", 405, "Invalid method GET"),
-        ("PUT", {}, b"", 405, "Invalid method PUT"),
-        ("POST", {"Content-Type": "text/plain"}, b"{}", 400, "Unsupported content type"),
-        ("POST", {"Content-Type": "application/json"}, b"{", 400, "Could not deserialize request"),
-        ("POST", {"Content-Type": "application/json"}, b"[" * 100_000, 400, "Could not deserialize"),
-        ("POST", {"Content-Type": "application/json"}, b"{}", 400, "request body is nil"),
-        ("POST", {"Content-Type": "application/json"}, b"[]", 400, "request body is nil"),
-        ("POST", {"Content-Type": "application/json"}, b"x" * (9 << 20), 413, ""),
+        ("GET", {}, b"", 405, 'Invalid method "GET", only POST requests are allowed'),
+        ("PUT", JSON, b"{}", 405, 'Invalid method "PUT", only POST requests are allowed'),
+        ("POST", {"Content-Type": "text/plain"}, b"{", 400, NOT_JSON.format("text/plain")),
+        (
+            "POST", {"Content-Type": "application/json; charset=utf-8"}, b"{}", 400,
+            NOT_JSON.format("application/json; charset=utf-8"),
+        ),
+        ("POST", JSON, b"{", 400, UNREADABLE + "Input data was truncated"),
+        ("POST", JSON, b"[]", 400, UNREADABLE + "Expected `object`, got `array`"),
+        ("POST", JSON, b"\xff", 400, UNREADABLE + "JSON is malformed: invalid character (byte 0)"),
+        ("POST", JSON, b'{"request": {"uid": 7}}', 400, UNREADABLE + "Expected `str`, got `int`"),
+        ("POST", JSON, DEEP, 400, UNREADABLE + "Expected `object | null`, got `array`"),
+        ("POST", JSON, b"{}", 400, "Malformed admission review request: request body is nil"),
+        ("POST", JSON, b'{"request": null}', 400, "Malformed admission review request: request body is nil"),
     ],
-)
-async def test_bad_requests_are_named_in_plain_text(client, method, headers, body, status, text):
+)  # fmt: skip
+async def test_bad_requests_are_told_in_the_words_of_kubeflows_server(
+    client, method, headers, body, status, text
+):
     answer = await client.request(method, "/mutate", headers=headers, data=io.BytesIO(body))
     assert answer.status == status
-    assert text in await answer.text()
+    assert answer.content_type == "text/plain"
+    assert await answer.text() == text
+
+
+async def test_a_body_over_the_limit_is_refused_whatever_it_says_it_is(client):
+    answer = await client.post(
+        "/mutate", headers={"Content-Type": "text/plain"}, data=io.BytesIO(b"x" * (9 << 20))
+    )
+    assert answer.status == 413
+
+
+async def test_a_body_that_cannot_be_read_is_a_bad_request(client):
+    reader, writer = await asyncio.open_connection(client.host, client.port)
+    head = "POST /mutate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    writer.write((head + "Transfer-Encoding: chunked\r\n\r\nzz\r\n").encode())
+    answer = await asyncio.wait_for(reader.readline(), 20)
+    writer.close()
+    await writer.wait_closed()
+    assert b" 400 " in answer
+
+
+async def test_there_is_no_other_path(client):
+    assert (await client.post("/", json={})).status == 404
+
+
+async def test_a_dry_run_gets_the_same_answer_and_is_not_counted(client, sample):
+    def counted():
+        return sum(s.value for m in _DECISIONS.collect() for s in m.samples if s.name.endswith("_total"))
+
+    review = sample("4.1.2", "parameters.make.admission")
+    before = counted()
+    real = (await ask(client, review))["response"]
+    assert counted() == before + 1
+    review["request"]["dryRun"] = True
+    dry = (await ask(client, review))["response"]
+    assert counted() == before + 1
+    assert {op["path"] for op in patch_of(dry)} == {op["path"] for op in patch_of(real)}
+
+
+def patch_of(response):
+    return json.loads(base64.b64decode(response["patch"]))
 
 
 @pytest.mark.parametrize(
@@ -77,6 +132,7 @@ async def test_bad_requests_are_named_in_plain_text(client, method, headers, bod
         3,
         [],
         {},
+        "\u0005\u0005",
         {"metadata": {}},
         {"metadata": {}, "spec": {}},
         {"metadata": {"labels": 3}, "spec": {"containers": []}},
