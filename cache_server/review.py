@@ -56,11 +56,17 @@ class AdmissionRequest(msgspec.Struct):
             pod = msgspec.json.decode(self.object)
         except (ValueError, RecursionError) as error:
             raise ValueError("could not deserialize pod object") from error
-        if not isinstance(pod, dict) or not isinstance(pod.get("metadata"), dict):
-            raise ValueError("could not deserialize pod object: expected metadata")
-        if not isinstance(pod.get("spec"), dict) or not isinstance(pod["spec"].get("containers"), list):
-            raise ValueError("could not deserialize pod object: expected containers")
-        return pod
+        if not _is_pod(pod):
+            raise ValueError("could not deserialize pod object: expected metadata and containers")
+        checked: dict[str, Any] = pod
+        return checked
+
+
+def _is_pod(pod: Any) -> bool:
+    if not isinstance(pod, dict) or not isinstance(pod.get("metadata"), dict):
+        return False
+    spec = pod.get("spec")
+    return isinstance(spec, dict) and isinstance(spec.get("containers"), list)
 
 
 class Review(msgspec.Struct):
