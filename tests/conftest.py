@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 HINT = "`make services` installs it"
+CONTROL_PLANE_HINT = "`make control-plane` builds it"
 USER = "memopod"
 PASSWORD = "hunter2 p@ss/word"
 SYSTEM_TABLES = (
@@ -78,7 +79,11 @@ def program(name, what, *folders):
     found = shutil.which(name, path=os.pathsep.join([os.environ["PATH"], *map(str, folders)]))
     if found:
         return found
-    message = f"{what} is not installed here; {HINT}"
+    return unavailable(f"{what} is not installed here; {HINT}")
+
+
+def unavailable(message):
+    """Skip, or fail where nothing may be skipped: a program is missing, as the message says."""
     if os.environ.get("CI", "").lower() == "true" or os.environ.get("MEMOPOD_REQUIRE_SERVICES") == "1":
         pytest.fail(message)
     pytest.skip(message)
@@ -191,12 +196,14 @@ def postgresql(tmp_path_factory):
 
 
 def pytest_terminal_summary(terminalreporter):
-    skipped = [report for report in terminalreporter.stats.get("skipped", []) if HINT in str(report.longrepr)]
-    if not skipped:
-        return
-    terminalreporter.section("tests that need servers were skipped", yellow=True)
-    for report in skipped:
-        terminalreporter.write_line(report.nodeid)
-    terminalreporter.write_line(
-        f"{len(skipped)} tests; `make services` installs what they need (Debian, as root)"
-    )
+    advice = {
+        HINT: "`make services` installs what they need (Debian, as root)",
+        CONTROL_PLANE_HINT: "`make control-plane` builds what they need (with Go; some minutes, once)",
+    }
+    for hint, text in advice.items():
+        skipped = [r for r in terminalreporter.stats.get("skipped", []) if hint in str(r.longrepr)]
+        if skipped:
+            terminalreporter.section("tests that need servers were skipped", yellow=True)
+            for report in skipped:
+                terminalreporter.write_line(report.nodeid)
+            terminalreporter.write_line(f"{len(skipped)} tests; {text}")

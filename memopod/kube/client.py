@@ -114,10 +114,15 @@ class Client:
         body: Mapping[str, Any],
         *,
         namespace: str | None = None,
+        name: str | None = None,
+        subresource: str | None = None,
         timeout: float | None = None,
     ) -> dict[str, Any]:
-        """Create an object and return it as stored."""
-        return await self._call("POST", resource.path(namespace), body=body, timeout=timeout)
+        """Create an object and return it as stored; or a `subresource` (`binding`, `token`) of the object
+        `name`.
+        """
+        path = resource.path(namespace, name, subresource)
+        return await self._call("POST", path, body=body, timeout=timeout)
 
     async def replace(
         self,

@@ -140,7 +140,7 @@ def ensure_seal_key(state: Path) -> None:
         beside.replace(path)
 
 
-def webhook_configuration(files: StateFiles, ports: Ports) -> dict[str, Any]:
+def webhook_configuration(port: int, ca_bundle: str) -> dict[str, Any]:
     """How the API server calls the cache server: one webhook for each opt-in label.
 
     A selector cannot say "this label or that one". A Pod is never refused because the cache server is
@@ -155,8 +155,8 @@ def webhook_configuration(files: StateFiles, ports: Ports) -> dict[str, Any]:
             {
                 "name": f"{name}.memopod.io",
                 "clientConfig": {
-                    "url": f"https://{_HOST}:{ports.webhook}/mutate",
-                    "caBundle": files.ca_bundle,
+                    "url": f"https://{_HOST}:{port}/mutate",
+                    "caBundle": ca_bundle,
                 },
                 "objectSelector": {"matchLabels": {label: "true"}},
                 "rules": [

@@ -164,7 +164,7 @@ class Supervisor:
         self._on_progress(name)
 
     async def _register(self, files: StateFiles) -> None:
-        configuration = webhook_configuration(files, self._ports)
+        configuration = webhook_configuration(self._ports.webhook, files.ca_bundle)
         async with Client.from_kubeconfig(str(files.kubeconfig), user_agent="memopod-sandbox") as client:
             try:
                 await client.create(MUTATING_WEBHOOKS, configuration)

@@ -121,7 +121,7 @@ def test_the_seal_key_is_made_once_and_readable_by_its_owner_only(tmp_path):
 
 def test_each_opt_in_label_has_a_webhook_that_cannot_refuse_a_pod(tmp_path):
     files = prepare_state(tmp_path, 1)
-    webhooks = webhook_configuration(files, Ports.choose())["webhooks"]
+    webhooks = webhook_configuration(8443, files.ca_bundle)["webhooks"]
     labels = [webhook["objectSelector"]["matchLabels"] for webhook in webhooks]
     assert labels == [{"memopod.io/cache": "true"}, {"pipelines.kubeflow.org/cache_enabled": "true"}]
     for webhook in webhooks:

@@ -1,0 +1,111 @@
+"""A real etcd and kube-apiserver for tests: see README.md in this folder."""
+
+import asyncio
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from memopod.kube import Client
+from memopod.sandbox.control_plane import find_programs
+from memopod.sandbox.errors import SandboxError
+from tests.conftest import unavailable
+from tests.real.argo import Argo
+from tests.real.cluster import Cluster
+from tests.real.kubelet import Kubelet
+
+START_SECONDS = 90
+
+
+@dataclass
+class Plane:
+    """The control plane of this session: a folder with certificates, tokens and logs, and a port."""
+
+    folder: Path
+    port: int
+
+
+@pytest.fixture(scope="session")
+def plane(tmp_path_factory):
+    """One etcd and API server for the whole session, whichever worker asks first."""
+    try:
+        find_programs()
+    except SandboxError as error:
+        unavailable(str(error))
+    shared, session = tmp_path_factory.getbasetemp(), os.getpid()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared, session = shared.parent, os.getppid()
+    with (shared / "control-plane.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        place = shared / "control-plane"
+        if not place.exists():
+            folder = tempfile.mkdtemp(prefix="memopod-cp-")
+            with (shared / "control-plane.log").open("wb") as log:
+                command = [sys.executable, "-m", "tests.real.keeper", str(session), folder]
+                # No child of this worker: it outlives it, and ends by itself.
+                subprocess.run(
+                    ["setsid", "--fork", *command], cwd=Path(__file__).parents[2], stdout=log, stderr=log,
+                    check=True,
+                )  # fmt: skip
+            place.write_text(folder)
+    folder = Path(place.read_text())
+    deadline = time.monotonic() + START_SECONDS
+    while not (folder / "ready.json").exists():
+        log = (shared / "control-plane.log").read_text()
+        assert folder.exists(), f"the control plane did not start:\n{log}"
+        assert time.monotonic() < deadline, f"the control plane is not ready in time: {folder}\n{log}"
+        time.sleep(0.05)
+    return Plane(folder, json.loads((folder / "ready.json").read_text())["port"])
+
+
+@pytest.fixture
+async def admin(plane):
+    """A client that may do everything."""
+    async with Client.from_kubeconfig(str(plane.folder / "kubeconfig"), timeout=30.0) as client:
+        yield client
+
+
+@pytest.fixture
+async def cluster(plane, admin, tmp_path):
+    """Namespaces, accounts and permissions of this test's own; services that it starts end with it."""
+    cluster = await Cluster.make(plane.folder, plane.port, admin, tmp_path)
+    try:
+        yield cluster
+    finally:
+        await cluster.close()
+
+
+@pytest.fixture
+async def play(cluster, admin):
+    """`argo, kubelet = await play(version="3.5.15", ...)`: the doubles at work in `cluster.pipelines`.
+
+    Argo has the service account that the webhook trusts. Options of either double by name; `kubelet=False`
+    plays Argo alone.
+    """
+    async with AsyncExitStack() as stack:
+
+        async def start(*, version="4.1.2", kubelet=True, **options):
+            lags = {
+                k: options.pop(k) for k in ("requeue", "pod_lag", "result_lag", "finalizer") if k in options
+            }
+            client = await cluster.client("argo", "argo")
+            namespace = cluster.pipelines
+            argo = await stack.enter_async_context(Argo.playing(client, namespace, version=version, **lags))
+            if not kubelet:
+                return argo
+            node = await stack.enter_async_context(
+                Kubelet.playing(admin, namespace, version=version, **options)
+            )
+            return argo, node
+
+        yield start
+        # What the doubles still do belongs to no test.
+        await asyncio.sleep(0)
