@@ -17,11 +17,13 @@ from cache_server.controller import Controller
 from cache_server.decision import Decider, DecisionRules
 from cache_server.entries import Entries, open_entries
 from cache_server.entries.databases import parse_url
+from cache_server.executions import Executions
 from cache_server.identity import Identifier
 from cache_server.pods import SELECTOR, Pods
 from cache_server.recorder import Recorder
 from cache_server.settings import Settings
 from cache_server.sweeper import Sweeper
+from cache_server.waiting import WaitRules
 from cache_server.webhook import build_webhook, holding
 from memopod.kube import PODS, Client, Informer, LeaderElector, LeaseWatcher
 from memopod.service import Health, configure_logs, parse, run
@@ -91,14 +93,16 @@ def _wire(
     identifier = Identifier(client, artifacts, entries, key_rules)
     decider = Decider(identifier, entries, artifacts, rules)
     leads = elector.is_leader
+    controller = Controller(
+        client, decider, entries, Executions(_wait_rules(settings)), leads=leads,
+        settle_time=settings.settle_time, late_margin=settings.late_margin, concurrency=settings.concurrency,
+    )  # fmt: skip
     return Pods(
-        Controller(
-            client, decider, entries, leads=leads, settle_time=settings.settle_time,
-            late_margin=settings.late_margin, concurrency=settings.concurrency,
-        ),
+        controller,
         Recorder(
             client, identifier, entries, artifacts, decider, key_rules,
             leads=leads, concurrency=settings.concurrency,
+            on_end=lambda pod, entry: controller.recorded(pod, entry=entry),
         ),
         Sweeper(client, identity=identity, claim_wait=settings.claim_wait),
     )  # fmt: skip
@@ -106,6 +110,10 @@ def _wire(
 
 def _key_rules(settings: Settings) -> KeyRules:
     return KeyRules(ignored_containers=frozenset(settings.ignored_sidecars))
+
+
+def _wait_rules(settings: Settings) -> WaitRules:
+    return WaitRules(scope=settings.coalesce, longest=settings.coalesce_longest, most=settings.coalesce_most)
 
 
 async def _serve(

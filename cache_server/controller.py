@@ -5,7 +5,8 @@ whose WorkflowTaskResult is already ours is finished before anything else is ask
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,9 +15,12 @@ from prometheus_client import Counter, Histogram
 
 from cache_server.decision import Decider, Reuse, Run
 from cache_server.entries import Entries, EntriesUnavailable
+from cache_server.executions import Executions, Turn
 from cache_server.finish import go_forward, is_held, own_result, release
 from cache_server.jobs import Jobs
 from cache_server.sweeper import is_claimed
+from cache_server.waiters import WAITING, WAITS, begin, renew
+from cache_server.waiting import WORTH_WAITING, Execution, Leave, Stay, is_waiting
 from memopod.kube import (
     TASK_RESULTS,
     ApiError,
@@ -54,62 +58,95 @@ class Controller:
     """Decides for the held Pods that `see` hands it, while `leads()` is true."""
 
     def __init__(
-        self, client: Client, decider: Decider, entries: Entries,
+        self, client: Client, decider: Decider, entries: Entries, executions: Executions,
         *, leads: Callable[[], bool], settle_time: float, late_margin: float, concurrency: int,
     ) -> None:  # fmt: skip
         self._client = client
         self._decider = decider
         self._entries = entries
+        self._executions = executions
         self._leads = leads
         self._settle_time = settle_time
         self._late_margin = late_margin
         self._jobs = Jobs(concurrency, on_end=self._see_again)
-        self._waiting: dict[str, Pod] = {}
+        self._latest: dict[str, Pod] = {}
         self._done: dict[str, str] = {}
 
     def see(self, pod: Pod) -> None:
         """Take note of a Pod as it is now. Decides once for each version of it, one task a Pod."""
-        uid = pod["metadata"]["uid"]
-        if not is_held(pod) or pod["metadata"].get("deletionTimestamp"):
+        if is_held(pod) and not pod["metadata"].get("deletionTimestamp"):
+            self._executions.see_held(pod)
+            self._consider(pod)
+        elif (pod["metadata"].get("labels") or {}).get(names.STEP_LABEL) == names.RELEASED:
+            self._forget_decision(pod)
+            self._consider_all(self._executions.see_released(pod, datetime.now(UTC)))
+        else:
             self.forget(pod)
+
+    def forget(self, pod: Pod) -> None:
+        """Drop what is remembered of a Pod that is gone, or none of a step that was held."""
+        self._forget_decision(pod)
+        self._consider_all(self._executions.forget(pod, datetime.now(UTC)))
+
+    def recorded(self, pod: Pod, *, entry: bool) -> None:
+        """A run became an entry, or never will: its waiters need not wait any longer."""
+        self._consider_all(self._executions.recorded(pod, entry=entry, now=datetime.now(UTC)))
+
+    def tidy(self, present: set[str]) -> None:
+        """Forget what no Pod that is `present` (UIDs) needs. To be called now and then."""
+        self._executions.prune(datetime.now(UTC), present)
+        WAITING.set(self._executions.waiting() if self._leads() else 0)
+
+    def _forget_decision(self, pod: Pod) -> None:
+        self._latest.pop(pod["metadata"]["uid"], None)
+        self._done.pop(pod["metadata"]["uid"], None)
+
+    def _consider(self, pod: Pod) -> None:
+        """Start what is to be done about a held Pod, unless that was done for this version of it."""
+        uid = pod["metadata"]["uid"]
+        if not self._leads() or self._done.get(uid) == pod["metadata"]["resourceVersion"]:
             return
-        version = pod["metadata"]["resourceVersion"]
-        if not self._leads() or self._done.get(uid) == version:
+        if is_waiting(pod) and self._executions.judge(pod, datetime.now(UTC)) is Stay.STAY:
             return
-        self._waiting[uid] = pod
+        self._latest[uid] = pod
         if uid not in self._jobs:
             name = f"decide:{pod['metadata']['namespace']}/{pod['metadata']['name']}"
             self._jobs.start(uid, name, lambda: self._handle(uid))
 
-    def forget(self, pod: Pod) -> None:
-        """Drop what is remembered of a Pod that is gone, or held no more."""
-        uid = pod["metadata"]["uid"]
-        self._waiting.pop(uid, None)
-        self._done.pop(uid, None)
+    def _consider_all(self, pods: Iterable[Pod]) -> None:
+        for pod in pods:
+            self._consider(pod)
 
     async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 (bounds a set of tasks)
         """Let decisions under way end; those that take longer are cancelled, and others go on."""
         await self._jobs.drain(timeout)
 
     def _see_again(self, uid: str) -> None:
-        if uid in self._waiting:
-            self.see(self._waiting.pop(uid))
+        if uid in self._latest:
+            self._consider(self._latest.pop(uid))
 
     async def _handle(self, uid: str) -> None:
-        pod = self._waiting.pop(uid, None)
+        pod = self._latest.pop(uid, None)
         if pod is None or not self._leads():
+            return
+        verdict = self._executions.judge(pod, datetime.now(UTC)) if is_waiting(pod) else None
+        if verdict is Stay.STAY:
             return
         self._done[uid] = pod["metadata"]["resourceVersion"]
         try:
-            with _SECONDS.time():
-                await self._decide(pod)
+            if isinstance(verdict, Stay):
+                await self._renew(pod)
+            else:
+                with _SECONDS.time():
+                    await self._decide(pod, verdict)
         except (ApiError, Abandoned) as error:
             # Nothing was written, or everybody can see what was: the next look at this Pod, the
             # sweeper or the next leader takes it up.
             self._done.pop(uid, None)
             _log.warning("cannot carry out a decision", pod=pod["metadata"]["name"], cause=repr(error))
 
-    async def _decide(self, pod: Pod) -> None:
+    async def _decide(self, pod: Pod, leaving: Leave | None) -> None:
+        """Decide for a Pod; `leaving` says why it does not wait any more, if it did."""
         try:
             step = read_step(pod)
         except NotAStep as error:
@@ -121,18 +158,54 @@ class Controller:
             return
         decision = await self._decider.decide(pod)
         if isinstance(decision, Reuse):
-            if not self._in_time(self._waiting.get(pod["metadata"]["uid"], pod)):
+            if not self._in_time(pod):
                 decision = Run(reason="too-late")
             elif not fits(pod, decision.outputs):
                 decision = Run(reason="outputs-too-large")
+        elif decision.reason in WORTH_WAITING:
+            if leaving is not None:
+                decision = replace(decision, reason=leaving.reason)
+            elif await self._waits(pod, decision):
+                return
+        if leaving is not None:
+            WAITS.labels("reused" if isinstance(decision, Reuse) else decision.reason).inc()
         if isinstance(decision, Reuse):
             await self._reuse(pod, decision)
         else:
             await self._run(pod, decision)
 
+    async def _waits(self, pod: Pod, decision: Run) -> bool:
+        """Let a Pod without a usable entry wait for the identical step that runs; False if it is to run."""
+        if decision.step is None or not self._in_time(pod):
+            return False
+        choice = self._executions.choose(decision.step, decision.evidence, datetime.now(UTC))
+        if choice is Turn.GO or not self._leads():
+            return False
+        if not isinstance(choice, Execution):
+            # Seen again when the older one is decided, and with the next look.
+            self._done.pop(pod["metadata"]["uid"], None)
+            return True
+        others = self._executions.joined(pod, choice)
+        try:
+            waits = await begin(self._client, pod, choice)
+        except ApiError:
+            self._executions.not_joined(pod)
+            raise
+        if waits:
+            _log.info("waits", pod=pod["metadata"]["name"], for_=choice.name)
+        else:
+            self._executions.not_joined(pod)
+        self._consider_all(others)
+        return True
+
+    async def _renew(self, pod: Pod) -> None:
+        if self._leads() and self._in_time(pod):
+            await renew(self._client, pod)
+
     def _in_time(self, pod: Pod) -> bool:
-        """Whether a reuse may still begin: not late, and nobody is about to release the Pod."""
+        """Whether a reuse or a wait may still begin: not late, and nobody is about to release the Pod."""
         now = datetime.now(UTC)
+        pod = self._latest.get(pod["metadata"]["uid"], pod)
         if is_claimed(pod, now):
             return False
         until = from_text((pod["metadata"].get("annotations") or {}).get(names.HOLD_UNTIL))
@@ -141,9 +214,13 @@ class Controller:
     async def _run(self, pod: Pod, decision: Run) -> None:
         if not self._leads():
             return
+        others = self._executions.released(pod, decision.evidence, datetime.now(UTC))
         if await release(self._client, pod, reason=decision.reason, evidence=decision.evidence):
             _DECISIONS.labels(names.RUN, decision.reason).inc()
             _log.info("released", pod=pod["metadata"]["name"], reason=decision.reason)
+        else:
+            self._executions.not_released(pod["metadata"]["uid"])
+        self._consider_all(others)
 
     async def _reuse(self, pod: Pod, decision: Reuse) -> None:
         if not self._leads():
@@ -186,8 +263,7 @@ class Controller:
             if found is not None:
                 return found
             await asyncio.sleep(_UNKNOWN_PAUSE)
-            latest = self._waiting.get(pod["metadata"]["uid"], pod)
-            if not self._leads() or not self._in_time(latest):
+            if not self._leads() or not self._in_time(pod):
                 raise Abandoned
 
     async def _find(self, metadata: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -204,6 +280,7 @@ class Controller:
             await asyncio.sleep(_UNKNOWN_PAUSE)
 
     async def _forward(self, pod: Pod, result: Mapping[str, Any]) -> None:
+        self._consider_all(self._executions.reused(pod))
         if not await go_forward(self._client, pod, result):
             return
         entry = result["metadata"]["labels"][names.ENTRY]

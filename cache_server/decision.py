@@ -33,10 +33,14 @@ class Reuse:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """Let the step run. `reason` is a slug; `evidence` what the step can read now, if that is known."""
+    """Let the step run. `reason` is a slug; `evidence` what the step can read now, if that is known.
+
+    `step` has its whole template, where there is one to decide on.
+    """
 
     reason: str
     evidence: str | None = None
+    step: Step | None = None
 
 
 Decision = Reuse | Run
@@ -95,7 +99,7 @@ class Decider:
         entry = await self._entries.find(step.namespace, identity.key.digest)
         reason = self._unfit(identity.step, entry)
         if entry is None or reason:
-            return Run(reason=reason or "miss", evidence=identity.evidence)
+            return Run(reason=reason or "miss", evidence=identity.evidence, step=identity.step)
         return await self._reuse(identity, entry)
 
     def is_sealed(self, step: Step) -> bool:
@@ -126,7 +130,7 @@ class Decider:
             return Run(reason="outputs-mismatch", evidence=identity.evidence)
         reason = await self._check(entry)
         if reason:
-            return Run(reason=reason, evidence=identity.evidence)
+            return Run(reason=reason, evidence=identity.evidence, step=identity.step)
         return Reuse(step=identity.step, entry=entry, outputs=outputs)
 
     async def _check(self, entry: Entry) -> str | None:

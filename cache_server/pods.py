@@ -56,6 +56,7 @@ class Pods:
             for pod in pods:
                 self.on_event("MODIFIED", pod)
             self.sweeper.sweep(pods)
+            self.controller.tidy({pod["metadata"]["uid"] for pod in pods})
             self._judge(pods)
             await asyncio.sleep(_LOOK_SECONDS)
 

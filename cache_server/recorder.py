@@ -38,11 +38,15 @@ _FIRST_PAUSE, _LONGEST_PAUSE, _PATIENCE = 0.1, 5.0, 120.0
 
 
 class Recorder:
-    """Turns the Pods that `see` hands it into entries, while `leads()` is true."""
+    """Turns the Pods that `see` hands it into entries, while `leads()` is true.
+
+    `on_end(pod, entry)` is called when it is done with one: whether an entry of its key stands now.
+    """
 
     def __init__(
         self, client: Client, identifier: Identifier, entries: Entries, artifacts: Artifacts,
         decider: Decider, rules: KeyRules, *, leads: Callable[[], bool], concurrency: int,
+        on_end: Callable[[Mapping[str, Any], bool], None] = lambda _pod, _entry: None,
     ) -> None:  # fmt: skip
         self._client = client
         self._identifier = identifier
@@ -51,6 +55,7 @@ class Recorder:
         self._decider = decider
         self._rules = rules
         self._leads = leads
+        self._on_end = on_end
         self._jobs = Jobs(concurrency)
         self._seen: set[str] = set()
 
@@ -96,6 +101,8 @@ class Recorder:
             # Not a last word: it is taken up again while the Pod is there.
             self._seen.discard(pod["metadata"]["uid"])
         _RECORDED.labels(result).inc()
+        if result != "not-leading":
+            self._on_end(pod, result in ("recorded", "known", "superseded"))
 
     async def _record(self, pod: Mapping[str, Any]) -> str:
         step = read_step(pod)

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
+from cache_server.waiting import OFF, SCOPES
 from memopod.service import setting
+from memopod.steps import names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +79,16 @@ class Settings(JanitorSettings):
         "", "ISO 8601 duration that no entry may exceed; empty for no limit.",
         env=["MAXIMUM_CACHE_STALENESS"],
     )  # fmt: skip
+    coalesce: str = setting(
+        OFF,
+        "For whom a step without entry waits instead of running: off; across-workflows: for an identical "
+        f"step of another workflow that runs; everywhere: of its own too. A step's annotation "
+        f"{names.COALESCE} says otherwise for itself.",
+    )
+    coalesce_longest: float = setting(3600.0, "Seconds after a Pod's creation when it waits no longer.")
+    coalesce_most: int = setting(
+        100, "Pods of a namespace that wait at most: held Pods count in quotas and in parallelism."
+    )
     ignored_sidecars: tuple[str, ...] = setting(
         (), "Names of containers that are no part of a key: sidecars that a service mesh injects."
     )
@@ -87,6 +99,8 @@ class Settings(JanitorSettings):
             raise ValueError(
                 f"--artifact-check: expected one of {', '.join(choices)}, got {self.artifact_check!r}"
             )
+        if self.coalesce not in SCOPES:
+            raise ValueError(f"--coalesce: expected one of {', '.join(SCOPES)}, got {self.coalesce!r}")
         if not self.hold_timeout <= 300:
             raise ValueError("--hold-timeout: expected 300 seconds at most")
         if not 0 < self.late_margin < self.hold_timeout:

@@ -46,6 +46,8 @@ KFP_MAX_STALENESS: Final = "pipelines.kubeflow.org/max_cache_staleness"
 BYPASS: Final = "memopod.io/bypass"
 IGNORE_INPUTS: Final = "memopod.io/ignore-inputs"
 ALLOW_VOLUMES: Final = "memopod.io/allow-volumes"
+COALESCE: Final = "memopod.io/coalesce"
+"""For whom the step waits instead of running beside an identical one."""
 
 OWN_PREFIX: Final = "memopod.io/"
 

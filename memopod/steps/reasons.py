@@ -50,6 +50,13 @@ SENTENCES: Final[dict[str, str]] = {
     "kubernetes-unavailable": "the API server did not answer a question that the decision needs",
     "internal-error": "memopod failed to decide; its log says how",
     "overdue": "nobody decided in time",
+    # A step that waited for an identical one, and runs.
+    "awaited-failed": "the identical step that it waited for failed",
+    "awaited-gone": "the Pod of the identical step that it waited for is gone",
+    "awaited-pending": "the identical step that it waited for did not start",
+    "awaited-no-entry": "the identical step that it waited for succeeded, and made no entry",
+    "waited-too-long": "it waited for an identical step as long as the cluster allows",
+    "waiting-off": "steps do not wait for identical ones any more",
     # Reuse.
     "hit": "an identical step ran before, and its outputs are still there",
 }

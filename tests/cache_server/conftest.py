@@ -11,8 +11,10 @@ from cache_server.artifacts import Artifacts
 from cache_server.controller import Controller
 from cache_server.decision import Decider, DecisionRules
 from cache_server.entries import open_entries
+from cache_server.executions import Executions
 from cache_server.identity import Identifier
 from cache_server.recorder import Recorder
+from cache_server.waiting import WaitRules
 from memopod.kube import PODS, TASK_RESULTS, WORKFLOWS, Client, NotFound
 from memopod.sandbox.apiserver.app import Server
 from memopod.sandbox.apiserver.settings import Settings as ServerSettings
@@ -181,8 +183,9 @@ async def parts(cluster, bucket):
 
 
 class Parts:
-    def __init__(self, cluster, entries, bucket, **rules):
+    def __init__(self, cluster, entries, bucket, *, wait_rules=WaitRules(), **rules):  # noqa: B008 (frozen)
         self.leading = True
+        self.wait_rules = wait_rules
         self.expected_failures = []
         self.rules = rules
         self.bucket = bucket
@@ -204,12 +207,13 @@ class Parts:
         identifier = Identifier(cluster.client, artifacts, entries, KeyRules())
         self.decider = Decider(identifier, entries, artifacts, DecisionRules(**rules))
         self.controller = Controller(
-            cluster.client, self.decider, entries, leads=lambda: self.leading,
+            cluster.client, self.decider, entries, Executions(self.wait_rules), leads=lambda: self.leading,
             settle_time=0.01, late_margin=5.0, concurrency=8,
         )  # fmt: skip
         self.recorder = Recorder(
             cluster.client, identifier, entries, artifacts, self.decider, KeyRules(),
             leads=lambda: self.leading, concurrency=8,
+            on_end=lambda pod, entry: self.controller.recorded(pod, entry=entry),
         )  # fmt: skip
 
     async def decide(self, pod):
