@@ -17,8 +17,8 @@ from memopod.service import Health, configure_logs, parse, run
 from memopod.steps import names
 
 _log = structlog.get_logger()
-_GRACE_SECONDS = 10.0
-"""How long after `hold-until` the cache server's own sweepers are left to it."""
+JANITOR_GRACE = 10.0
+"""Seconds: how long after `hold-until` the cache server's own sweepers are left to it."""
 _LOOK_SECONDS = 1.0
 _DRAIN_SECONDS = 8.0
 
@@ -42,7 +42,7 @@ async def _serve(settings: JanitorSettings, stop: asyncio.Event) -> None:
     selector = f"{names.STEP_LABEL}={names.HELD}"
     async with Client.from_kubeconfig(settings.kubeconfig or None, user_agent="memopod-janitor") as client:
         informer = Informer(client, PODS, namespace=settings.watch_namespace or None, label_selector=selector)
-        sweeper = Sweeper(client, identity=identity, claim_wait=settings.claim_wait, grace=_GRACE_SECONDS)
+        sweeper = Sweeper(client, identity=identity, claim_wait=settings.claim_wait, grace=JANITOR_GRACE)
         health = Health({"pods": informer.synced.is_set})
         async with asyncio.TaskGroup() as group:
             watching = [

@@ -23,6 +23,7 @@ from memopod.steps.times import from_text, to_text
 
 _log = structlog.get_logger()
 _SWEPT = Counter("memopod_overdue_total", "Pods that were held too long, by what was done.", ["action"])
+FINISHED, RELEASED, TAKEN = "finished", "released", "taken"
 _CLAIM_LIFETIME = timedelta(seconds=15)
 """A claim that led to nothing in this time is void: whoever made it is gone."""
 
@@ -76,43 +77,48 @@ class Sweeper:
         await self._jobs.drain(timeout)
 
     async def _handle(self, pod: Pod) -> None:
+        name = pod["metadata"]["name"]
         try:
-            action = await self._let_go(pod)
+            action = await let_go(
+                self._client, pod, identity=self._identity, claim_wait=self._claim_wait, reason="overdue"
+            )
         except ApiError as error:
             action = "failed"
-            _log.warning("cannot let an overdue Pod go", pod=pod["metadata"]["name"], cause=str(error))
+            _log.warning("cannot let an overdue Pod go", pod=name, cause=str(error))
+        if action in (FINISHED, RELEASED):
+            _log.warning("let an overdue Pod go", pod=name, action=action)
         _SWEPT.labels(action).inc()
 
-    async def _let_go(self, pod: Pod) -> str:
-        claimed = await self._claim(pod)
-        if claimed is None:
-            return "taken"
-        await asyncio.sleep(self._claim_wait)
-        try:
-            step = read_step(claimed)
-        except NotAStep:
-            result = None
-        else:
-            result = await own_result(self._client, step)
-        if result is not None:
-            await go_forward(self._client, claimed, result)
-            _log.info("finished an overdue Pod", pod=pod["metadata"]["name"])
-            return "finished"
-        if await release(self._client, claimed, reason="overdue"):
-            _log.warning("released an overdue Pod", pod=pod["metadata"]["name"])
-            return "released"
-        return "taken"
 
-    async def _claim(self, pod: Pod) -> dict[str, Any] | None:
-        """Write our claim on the Pod as it was read; None if it changed in between."""
-        metadata = pod["metadata"]
-        claim = f"{self._identity}/{to_text(datetime.now(UTC))}"
-        patch = [
-            {"op": "test", "path": "/metadata/uid", "value": metadata["uid"]},
-            {"op": "test", "path": "/metadata/resourceVersion", "value": metadata["resourceVersion"]},
-            *set_metadata_ops(metadata, labels={}, annotations={names.CLAIMED_BY: claim}),
-        ]
-        try:
-            return await self._client.patch(PODS, metadata["name"], patch, namespace=metadata["namespace"])
-        except (Conflict, Invalid, NotFound):
-            return None
+async def let_go(client: Client, pod: Pod, *, identity: str, claim_wait: float, reason: str) -> str:
+    """Claim a held Pod as it was read, then finish or release it; `claim_wait` seconds lie in between.
+
+    FINISHED, RELEASED (with `reason`, a slug), or TAKEN: it changed meanwhile, and somebody looks at it
+    again. Raises ApiError.
+    """
+    claimed = await _claim(client, pod, identity)
+    if claimed is None:
+        return TAKEN
+    await asyncio.sleep(claim_wait)
+    try:
+        result = await own_result(client, read_step(claimed))
+    except NotAStep:
+        result = None
+    if result is not None:
+        return FINISHED if await go_forward(client, claimed, result) else TAKEN
+    return RELEASED if await release(client, claimed, reason=reason) else TAKEN
+
+
+async def _claim(client: Client, pod: Pod, identity: str) -> dict[str, Any] | None:
+    """Write our claim on the Pod as it was read; None if it changed in between."""
+    metadata = pod["metadata"]
+    claim = f"{identity}/{to_text(datetime.now(UTC))}"
+    patch = [
+        {"op": "test", "path": "/metadata/uid", "value": metadata["uid"]},
+        {"op": "test", "path": "/metadata/resourceVersion", "value": metadata["resourceVersion"]},
+        *set_metadata_ops(metadata, labels={}, annotations={names.CLAIMED_BY: claim}),
+    ]
+    try:
+        return await client.patch(PODS, metadata["name"], patch, namespace=metadata["namespace"])
+    except (Conflict, Invalid, NotFound):
+        return None

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from cache_server.entries import EntriesUnavailable, Entry, SqlEntries, migrate, open_entries
 from cache_server.entries.databases import describe, parse_url
+from memopod.cli.release import release
 
 VARIABLE = "MEMOPOD_CACHE_DATABASE"
 """Environment variable with the URL of the cache server's database."""
@@ -68,6 +69,9 @@ StateOption = Annotated[
     Path | None, typer.Option("--state", metavar="DIR", help="State folder of a sandbox: read its entries.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON, with every field.")]
+
+
+app.command("release", epilog="Example: memopod cache release --orphaned --namespace pipelines")(release)
 
 
 @app.callback()

@@ -50,6 +50,7 @@ SENTENCES: Final[dict[str, str]] = {
     "kubernetes-unavailable": "the API server did not answer a question that the decision needs",
     "internal-error": "memopod failed to decide; its log says how",
     "overdue": "nobody decided in time",
+    "by-hand": "somebody released it with `memopod cache release`",
     # A step that waited for an identical one, and runs.
     "awaited-failed": "the identical step that it waited for failed",
     "awaited-gone": "the Pod of the identical step that it waited for is gone",

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[2]
 def test_every_reason_in_the_code_has_a_sentence_and_every_sentence_is_used():
     code = "".join(
         path.read_text()
-        for folder in ("cache_server", "memopod/steps")
+        for folder in ("cache_server", "memopod/steps", "memopod/cli")
         for path in (ROOT / folder).glob("*.py")
         if path.name != "reasons.py"
     )
