@@ -1,34 +1,44 @@
-"""How a step joins the graph in the store: from what is known of both to one PutLineageSubgraph. Pure.
+"""How steps join the graph in the store: from what is known of both to one PutLineageSubgraph. Pure.
 
 The store has no "put if absent" for executions and events: an execution whose `external_id` exists,
 or an event that exists, makes it refuse the whole call. So the recorder asks first, and what is
 written here is the difference. The order in which a step's states are seen does not matter: a later
 state outranks an earlier one, a Pod outranks the Workflow's word, and nothing is taken away.
+
+The store cannot compare and swap either: an execution that is put replaces what another writer may
+have put since it was read. So a step that has not ended is put once, as new, and then left alone but
+for events, which only ever add: no writer, however far behind, takes a finished step back.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from ml_metadata.proto import metadata_store_pb2 as mlmd
 from ml_metadata.proto import metadata_store_service_pb2 as service
 
 from memopod.mlmd import to_value
-from metadata_writer.records import Run, State, StepRecord, Value
+from metadata_writer.records import State, StepRecord, Value
 
 _CACHED_ID = "cached_execution_id"
 """Custom property of an execution: the store's id of the one that really ran."""
-_UNRESOLVED_INPUTS = "unresolved_inputs"
-_UNRESOLVED_OUTPUTS = "unresolved_outputs"
+UNRESOLVED_INPUTS: Final = "unresolved_inputs"
+UNRESOLVED_OUTPUTS: Final = "unresolved_outputs"
 """Custom properties of an execution: names of artifacts that the store does not know, comma separated."""
+PLACES: Final = {UNRESOLVED_INPUTS: "unresolved_input_uris", UNRESOLVED_OUTPUTS: "unresolved_output_uris"}
+"""And beside each another, a JSON object of those names and places: a step whose Pod is gone is joined
+to its artifacts from there, once they are known."""
+_CLOCKS_DIFFER = 2000
+"""Milliseconds: two machines of a cluster are seldom further apart."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TypeIds:
-    """The store's ids of the types that a record needs."""
+    """The store's ids of the types that some records need."""
 
     run: int
-    execution: int
+    executions: Mapping[str, int]
     artifacts: Mapping[str, int]
 
 
@@ -37,7 +47,8 @@ class Known:
     """What the store said about a step: MLMD messages.
 
     `source` is the execution whose outputs the step reuses, `source_outputs` its output artifacts
-    by the names of their events, `by_uri` the artifacts that are at the places the record names.
+    by the names of their events, `by_uri` the artifacts that are at the places the record names, and
+    `makers` the executions that made those, by external id.
     """
 
     execution: Any | None = None
@@ -45,17 +56,28 @@ class Known:
     source: Any | None = None
     source_outputs: Sequence[tuple[str, Any]] = ()
     by_uri: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    makers: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """`request` is None when the store has everything already.
+    """What the store lacks of one step: MLMD messages, one of `artifacts` for each of `events`.
 
-    `unresolved` are the names of artifacts that the store does not know (yet).
+    `execution` is None where it stays as it is under `execution_id`. `known` are the events that are
+    there. `unresolved` are the names of artifacts that the store does not know (yet).
     """
 
-    request: Any | None
+    execution: Any | None
+    execution_id: int
+    artifacts: Sequence[Any]
+    events: Sequence[Any]
+    known: Sequence[Any] = ()
     unresolved: tuple[str, ...] = ()
+
+    @property
+    def complete(self) -> bool:
+        """Whether the store has everything already."""
+        return self.execution is None and not self.events
 
 
 def awaits_source(record: StepRecord, known: Known) -> bool:
@@ -67,50 +89,132 @@ def awaits_source(record: StepRecord, known: Known) -> bool:
     return any(_of_source(known, output.name, output.uri) is None for output in record.outputs)
 
 
-def presumed_source(record: StepRecord, by_uri: Mapping[str, Sequence[Any]]) -> str | None:
-    """Identity of the step that made a reused step's outputs, where no Pod is left to name it.
-
-    An artifact's `external_id` begins with its producer's.
-    """
+def presumed_source(
+    record: StepRecord, by_uri: Mapping[str, Sequence[Any]], makers: Mapping[str, Any]
+) -> str | None:
+    """Identity of the step that made a reused step's outputs, where no Pod is left to name it."""
     if not record.shares_outputs:
         return None
     for output in record.outputs:
-        artifact = newest(by_uri.get(output.uri, ()), record.run)
+        artifact = read_by(record, by_uri.get(output.uri, ()), makers)
         if artifact is not None and artifact.external_id:
-            return str(artifact.external_id).rpartition("/")[0]
+            return maker_of(artifact)
     return None
 
 
-def newest(artifacts: Iterable[Any], run: Run) -> Any | None:
-    """Of the artifacts at one place: those of the same workflow first, live ones first, the newest."""
-    own = f"{run.workflow_uid}/"
-    return max(
-        artifacts,
-        key=lambda a: (a.external_id.startswith(own), a.state == mlmd.Artifact.LIVE, a.id),
-        default=None,
-    )
+def maker_of(artifact: Any) -> str:
+    """Identity of the step that made an artifact, with which its `external_id` begins; else empty."""
+    return str(artifact.external_id).rpartition("/")[0]
+
+
+def read_by(record: StepRecord, artifacts: Iterable[Any], makers: Mapping[str, Any]) -> Any | None:
+    """Of the artifacts that were put at one place, the one that a step read there.
+
+    A place may be written again and again: it is the last whose maker ended before the step started.
+    Where times do not tell, the own run's comes first, then a live one. Machines' clocks differ: one
+    made a moment too late is still better than none.
+    """
+    started = record.custom.get("started_at")
+    own = f"{record.run.workflow_uid}/"
+    timely, late = [], []
+    for artifact in artifacts:
+        made = _made_at(artifact, makers)
+        is_own = artifact.external_id.startswith(own)
+        if not isinstance(started, int) or made <= started:
+            timely.append((made, is_own, _is_live(artifact), artifact.id, artifact))
+        elif made <= started + _CLOCKS_DIFFER:
+            late.append((made, artifact.id, artifact))
+    if timely:
+        return max(timely, key=lambda item: item[:4])[-1]
+    return min(late, key=lambda item: item[:2])[-1] if late else None
+
+
+def _made_at(artifact: Any, makers: Mapping[str, Any]) -> int:
+    """Milliseconds since the epoch, 0 where nobody noted it."""
+    maker = makers.get(maker_of(artifact))
+    if maker is None or "finished_at" not in maker.custom_properties:
+        return 0
+    value = maker.custom_properties["finished_at"]
+    return int(value.double_value or value.int_value)
+
+
+def _is_live(artifact: Any) -> bool:
+    return bool(artifact.state == mlmd.Artifact.LIVE)
 
 
 def plan(record: StepRecord, known: Known, types: TypeIds) -> Plan:
     """What is missing in the store of one step."""
-    state = _next_state(record, _state(known.execution))
+    stored = _state(known.execution)
+    state = _next_state(record, stored)
     edges = _Edges(record, known, types, shares_outputs=state is State.CACHED)
     edges.join_inputs()
     edges.join_outputs()
-    execution = _execution(record, known, types, state)
-    _note(execution, _UNRESOLVED_INPUTS, edges.unresolved_inputs)
-    _note(execution, _UNRESOLVED_OUTPUTS, edges.unresolved_outputs)
     unresolved = (*edges.unresolved_inputs, *edges.unresolved_outputs)
-    if execution == known.execution and not edges.events:
-        return Plan(request=None, unresolved=unresolved)
-    request = service.PutLineageSubgraphRequest(
-        executions=[execution], artifacts=edges.artifacts, contexts=[_context(record, types)]
+    execution: Any | None = None
+    if stored is None or record.state.finished:
+        execution = _execution(record, known, types, state)
+        _note(execution, UNRESOLVED_INPUTS, edges.unresolved_inputs)
+        _note(execution, UNRESOLVED_OUTPUTS, edges.unresolved_outputs)
+        if execution == known.execution:
+            execution = None
+    return Plan(
+        execution=execution,
+        execution_id=known.execution.id if known.execution is not None else 0,
+        artifacts=edges.artifacts,
+        events=edges.events,
+        known=known.events,
+        unresolved=unresolved,
     )
-    for index, event in enumerate(edges.events):
-        request.event_edges.add(execution_index=0, artifact_index=index, event=event)
+
+
+def join(plans: Iterable[Plan], contexts: Iterable[Any]) -> Any:
+    """One PutLineageSubgraph for steps that share all `contexts`: the store associates each with all."""
+    request = service.PutLineageSubgraphRequest(contexts=contexts)
+    at: dict[str | int, int] = {}
+    for one in plans:
+        execution_index = None
+        if one.execution is not None:
+            execution_index = len(request.executions)
+            request.executions.append(one.execution)
+        for artifact, event in zip(one.artifacts, one.events, strict=True):
+            index = at.setdefault(artifact.id or artifact.external_id, len(request.artifacts))
+            if index == len(request.artifacts):
+                request.artifacts.append(artifact)
+            edge = request.event_edges.add(artifact_index=index, event=event)
+            if execution_index is None:
+                edge.event.execution_id = one.execution_id
+            else:
+                edge.execution_index = execution_index
     request.options.reuse_context_if_already_exist = True
     request.options.reuse_artifact_if_already_exist_by_external_id = True
-    return Plan(request=request, unresolved=unresolved)
+    return request
+
+
+@dataclass(slots=True)
+class Ids:
+    """The store's ids of a step's execution, and of its artifacts by the names that it gave them."""
+
+    execution: int
+    inputs: dict[str, int]
+    outputs: dict[str, int]
+
+    def add(self, event: Any, artifact_id: int) -> None:
+        """Take one event in; kinds that others write are passed over."""
+        by_name = {mlmd.Event.INPUT: self.inputs, mlmd.Event.OUTPUT: self.outputs}.get(event.type)
+        if by_name is not None:
+            by_name.update(dict.fromkeys(event_names(event), artifact_id))
+
+
+def put_ids(plans: Iterable[Plan], request: Any, answer: Any) -> Iterator[Ids]:
+    """The ids of each plan that `request` joined, given the store's answer to it."""
+    executions, edges = iter(answer.execution_ids), iter(request.event_edges)
+    for one in plans:
+        ids = Ids(one.execution_id if one.execution is None else next(executions), {}, {})
+        for event in one.known:
+            ids.add(event, event.artifact_id)
+        for event in one.events:
+            ids.add(event, answer.artifact_ids[next(edges).artifact_index])
+        yield ids
 
 
 class _Edges:
@@ -128,8 +232,8 @@ class _Edges:
         self._named = {(event.type, key) for event in known.events for key in event_names(event)}
         self.artifacts: list[Any] = []
         self.events: list[Any] = []
-        self.unresolved_inputs: list[str] = []
-        self.unresolved_outputs: list[str] = []
+        self.unresolved_inputs: dict[str, str] = {}
+        self.unresolved_outputs: dict[str, str] = {}
 
     def join_inputs(self) -> None:
         names: dict[int, list[str]] = {}
@@ -137,9 +241,9 @@ class _Edges:
         for item in self._record.inputs:
             if (mlmd.Event.INPUT, item.name) in self._named:
                 continue
-            artifact = newest(self._known.by_uri.get(item.uri, ()), self._record.run)
+            artifact = self._at(item.uri)
             if artifact is None:
-                self.unresolved_inputs.append(item.name)
+                self.unresolved_inputs[item.name] = item.uri
             else:
                 found[artifact.id] = artifact
                 names.setdefault(artifact.id, []).append(item.name)
@@ -156,11 +260,14 @@ class _Edges:
                 continue
             shared = _of_source(self._known, output.name, output.uri)
             if shared is None:
-                shared = newest(self._known.by_uri.get(output.uri, ()), self._record.run)
+                shared = self._at(output.uri)
             if shared is None:
-                self.unresolved_outputs.append(output.name)
+                self.unresolved_outputs[output.name] = output.uri
             else:
                 self._join(shared, mlmd.Event.OUTPUT, [output.name], "finished_at")
+
+    def _at(self, uri: str) -> Any | None:
+        return read_by(self._record, self._known.by_uri.get(uri, ()), self._known.makers)
 
     def _make(self, type_name: str, name: str, uri: str, custom: Mapping[str, Value]) -> Any:
         artifact = mlmd.Artifact(
@@ -202,7 +309,7 @@ def _execution(record: StepRecord, known: Known, types: TypeIds, state: State) -
     if known.execution is not None:
         execution.CopyFrom(known.execution)
     else:
-        execution.type_id = types.execution
+        execution.type_id = types.executions[record.type_name]
         execution.external_id = record.external_id
     stored = _state(known.execution)
     overrule = record.from_pod and (stored is None or record.state.rank >= stored.rank)
@@ -239,20 +346,13 @@ def _next_state(record: StepRecord, stored: State | None) -> State:
     return State.COMPLETE if record.state is State.CACHED else record.state
 
 
-def _context(record: StepRecord, types: TypeIds) -> Any:
-    # The store finds it by type and name and then leaves it as it is: a workflow of the same name in
-    # another namespace, or made again later, shares it, as with Kubeflow's writer.
-    context = mlmd.Context(type_id=types.run, name=record.run.name)
-    _assign(context.properties, {"pipeline_name": record.run.name, "run_id": record.run.name})
-    custom = {"namespace": record.run.namespace, "workflow_uid": record.run.workflow_uid}
-    _assign(context.custom_properties, custom)
-    return context
-
-
-def _note(execution: Any, name: str, unresolved: Sequence[str]) -> None:
-    execution.custom_properties.pop(name, None)
+def _note(execution: Any, name: str, unresolved: Mapping[str, str]) -> None:
+    custom = execution.custom_properties
+    custom.pop(name, None)
+    custom.pop(PLACES[name], None)
     if unresolved:
-        execution.custom_properties[name].string_value = ",".join(sorted(unresolved))
+        custom[name].string_value = ",".join(sorted(unresolved))
+        custom[PLACES[name]].string_value = json.dumps(unresolved, sort_keys=True)
 
 
 def _assign(target: Any, values: Mapping[str, Value], *, overrule: bool = True) -> None:

@@ -1,30 +1,47 @@
-"""Writes one step into the store, however often it is told to: what is there already is not put again.
+"""Writes steps into the store, however often it is told to: what is there already is not put again.
 
-Ask what the store knows, plan the difference, put it in one transaction. Whoever else writes the
-same step in between makes the store refuse the put (ALREADY_EXISTS), and everything is asked again.
+Ask what the store knows, plan the difference, put it in one transaction for each run. Whoever else
+writes the same step in between makes the store refuse the put (ALREADY_EXISTS), and everything is asked
+again. Many steps share the questions; one that the store refuses spoils it for no other.
 """
 
 import asyncio
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import grpc
 from ml_metadata.proto import metadata_store_pb2 as mlmd
 from ml_metadata.proto import metadata_store_service_pb2 as service
 
-from memopod.mlmd import NotFound, StoreClient, StoreError
+from memopod.mlmd import NotFound, StoreClient, StoreError, StoreUnavailable
 from metadata_writer import metrics
-from metadata_writer.graph import Known, awaits_source, event_names, plan, presumed_source
-from metadata_writer.records import StepRecord
+from metadata_writer.graph import (
+    Ids,
+    Known,
+    Plan,
+    awaits_source,
+    event_names,
+    join,
+    maker_of,
+    plan,
+    presumed_source,
+    put_ids,
+)
+from metadata_writer.records import Run, StepRecord
+from metadata_writer.run_registry import RunRegistry
 from metadata_writer.type_registry import TypeRegistry
 
 _ATTEMPTS: Final = 8
 """How often one recording asks again before it gives up: collisions with other writers are short."""
+_TOGETHER: Final = 2
+"""How many of these attempts steps of one run make together, before each goes alone."""
 _FIRST_PAUSE: Final = 0.02
 """Seconds before the second attempt, doubled each time: a transaction of the store takes milliseconds."""
+_RUNS_AT_ONCE: Final = 8
+"""Transactions under way at a time: enough to hide the store's latency, few enough for its database."""
 _ASK_AGAIN: Final = frozenset(
     {
         grpc.StatusCode.ALREADY_EXISTS,  # somebody else put the step, or one of its types, first
@@ -35,17 +52,65 @@ _ASK_AGAIN: Final = frozenset(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """One step to record. `patient`: a reused step whose source is not recorded yet is left for later."""
+
+    record: StepRecord
+    patient: bool = False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """What became of one recording.
 
     `written`: the store did not have it all. `unresolved`: names of artifacts that the store does
     not know. `awaits_source`: nothing was written, since the run that the step reuses is not there.
+    `ids` and `context_id` are the store's, None and 0 where nothing was written.
     """
 
     written: bool
     unresolved: tuple[str, ...] = ()
     awaits_source: bool = False
+    ids: Ids | None = None
+    context_id: int = 0
+
+
+Result = Outcome | StoreError
+
+
+@dataclass(slots=True)
+class _Lore:
+    """What the store said about many steps at once, by external id, execution id and URI."""
+
+    executions: Mapping[str, Any] = field(default_factory=dict)
+    events: Mapping[int, Sequence[Any]] = field(default_factory=dict)
+    artifacts: Mapping[int, Any] = field(default_factory=dict)
+    by_uri: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+
+    def of(self, record: StepRecord) -> Known:
+        own = self.executions.get(record.external_id)
+        source = self.executions.get(record.source_execution or self.presumed(record) or "")
+        return Known(
+            execution=own,
+            events=self.events.get(own.id, ()) if own is not None else (),
+            source=source,
+            source_outputs=self._outputs(source) if source is not None else (),
+            by_uri=self.by_uri,
+            makers=self.executions,
+        )
+
+    def presumed(self, record: StepRecord) -> str | None:
+        return presumed_source(record, self.by_uri, self.executions)
+
+    def _outputs(self, source: Any) -> list[tuple[str, Any]]:
+        """Output artifacts by the names under which they were put out."""
+        return [
+            (name, self.artifacts[event.artifact_id])
+            for event in self.events.get(source.id, ())
+            if event.type == mlmd.Event.OUTPUT and event.artifact_id in self.artifacts
+            for name in event_names(event) or [""]
+        ]
 
 
 class Recorder:
@@ -54,51 +119,122 @@ class Recorder:
     def __init__(self, store: StoreClient) -> None:
         self._store = store
         self._types = TypeRegistry(store)
+        self._runs = RunRegistry(store)
+        self._slots = asyncio.Semaphore(_RUNS_AT_ONCE)
 
     async def record(self, record: StepRecord, *, patient: bool = False) -> Outcome:
         """Make the store say what `record` says.
 
-        `patient`: a reused step whose source is not recorded yet is left for later.
         Raises StoreUnavailable while the store is away, StoreError when it goes on refusing.
         """
-        for attempt in range(_ATTEMPTS):
+        (result,) = await self.record_all([Wish(record, patient)])
+        if isinstance(result, StoreError):
+            raise result
+        return result
+
+    async def record_all(self, wishes: Sequence[Wish]) -> list[Result]:
+        """Make the store say what all the records say, each of another step; a result for each."""
+        results: dict[str, Result] = {}
+        for wave in _waves(wishes):
+            results.update(await self._wave(wave))
+        return [results[wish.record.external_id] for wish in wishes]
+
+    async def _wave(self, wishes: Sequence[Wish]) -> dict[str, Result]:
+        try:
+            lore = await self._ask([wish.record for wish in wishes])
+        except StoreUnavailable as error:
+            return {wish.record.external_id: error for wish in wishes}
+        except StoreError:
+            lore = None  # one of them spoils it for all: each run asks for itself
+        runs: defaultdict[Run, list[Wish]] = defaultdict(list)
+        for wish in wishes:
+            runs[wish.record.run].append(wish)
+        results: dict[str, Result] = {}
+        for done in await asyncio.gather(*(self._settle(run, group, lore) for run, group in runs.items())):
+            results.update(done)
+        return results
+
+    async def _settle(
+        self, run: Run, wishes: Sequence[Wish], lore: _Lore | None, tried: int = 0
+    ) -> dict[str, Result]:
+        """Record steps of one run, together or, where that fails, one by one."""
+        for attempt in range(tried, _ATTEMPTS):
             try:
-                return await self._record(record, patient=patient)
+                async with self._slots:
+                    return await self._put(run, wishes, lore)
             except StoreError as error:
+                lore = None
                 if error.code is not grpc.StatusCode.ABORTED:
-                    self._types.forget()  # the store may come back as another one, or be another already
-                if error.code not in _ASK_AGAIN or attempt == _ATTEMPTS - 1:
-                    raise
+                    self._forget()  # the store may come back as another one, or be another already
+                again = error.code in _ASK_AGAIN
+                alone = len(wishes) == 1 or (
+                    isinstance(error, StoreUnavailable) and error.code is not grpc.StatusCode.ABORTED
+                )
+                if alone and (not again or attempt == _ATTEMPTS - 1):
+                    return {wish.record.external_id: error for wish in wishes}
+                if not alone and (not again or attempt >= tried + _TOGETHER - 1):
+                    return await self._settle_apart(run, wishes, attempt)
                 metrics.RETRIES.labels(reason=error.code.name.lower()).inc()
             await asyncio.sleep(_FIRST_PAUSE * 2**attempt * random.uniform(0.5, 1.5))  # noqa: S311 (jitter)
-        raise AssertionError("the last attempt returns or raises")
+        raise AssertionError("the last attempt returns")
 
-    async def _record(self, record: StepRecord, *, patient: bool) -> Outcome:
-        types = await self._types.ids(record)
-        known = await self._ask(record)
-        if patient and awaits_source(record, known):
-            return Outcome(written=False, awaits_source=True)
-        planned = plan(record, known, types)
-        if planned.request is not None:
-            await self._store.call("PutLineageSubgraph", planned.request)
-        return Outcome(written=planned.request is not None, unresolved=planned.unresolved)
+    async def _settle_apart(self, run: Run, wishes: Sequence[Wish], tried: int) -> dict[str, Result]:
+        results: dict[str, Result] = {}
+        for wish in wishes:
+            results.update(await self._settle(run, [wish], None, tried))
+        return results
 
-    async def _ask(self, record: StepRecord) -> Known:
-        by_uri = await self._artifacts_at(_places(record))
-        source_id = record.source_execution or presumed_source(record, by_uri)
-        executions = await self._executions([record.external_id, *([source_id] if source_id else ())])
-        own, source = executions.get(record.external_id), executions.get(source_id or "")
-        events = await self._events([e.id for e in (own, source) if e is not None])
-        return Known(
-            execution=own,
-            events=events[own.id] if own is not None else (),
-            source=source,
-            source_outputs=await self._outputs(events[source.id]) if source is not None else (),
-            by_uri=by_uri,
+    async def _put(self, run: Run, wishes: Sequence[Wish], lore: _Lore | None) -> dict[str, Result]:
+        records = [wish.record for wish in wishes]
+        if lore is None:
+            lore = await self._ask(records)
+        types = await self._types.ids(records)
+        context = await self._runs.context(run, types.run)
+        results: dict[str, Result] = {}
+        plans: dict[str, Plan] = {}
+        for wish in wishes:
+            name, known = wish.record.external_id, lore.of(wish.record)
+            if wish.patient and awaits_source(wish.record, known):
+                results[name] = Outcome(written=False, awaits_source=True)
+            else:
+                plans[name] = plan(wish.record, known, types)
+        request = join(plans.values(), [context.message])
+        answer = service.PutLineageSubgraphResponse()
+        if any(not one.complete for one in plans.values()):
+            answer = await self._store.call("PutLineageSubgraph", request)
+        for (name, one), ids in zip(plans.items(), put_ids(plans.values(), request, answer), strict=True):
+            results[name] = Outcome(
+                written=not one.complete, unresolved=one.unresolved, ids=ids, context_id=context.id
+            )
+        return results
+
+    def _forget(self) -> None:
+        self._types.forget()
+        self._runs.forget()
+
+    async def _ask(self, records: Sequence[StepRecord]) -> _Lore:
+        lore = _Lore()
+        lore.by_uri = await self._artifacts_at([place for record in records for place in _places(record)])
+        makers = (maker_of(artifact) for artifacts in lore.by_uri.values() for artifact in artifacts)
+        own = [record.external_id for record in records]
+        named = [record.source_execution for record in records if record.source_execution is not None]
+        lore.executions = await self._executions([*own, *named, *filter(None, makers)])
+        sources = {*named, *filter(None, map(lore.presumed, records))} & set(lore.executions)
+        wanted = dict.fromkeys([*own, *sources])
+        lore.events = await self._events(
+            [lore.executions[name].id for name in wanted if name in lore.executions]
         )
+        shared = [
+            event.artifact_id
+            for source in sources
+            for event in lore.events.get(lore.executions[source].id, ())
+            if event.type == mlmd.Event.OUTPUT
+        ]
+        lore.artifacts = await self._artifacts(shared)
+        return lore
 
-    async def _executions(self, external_ids: Sequence[str]) -> dict[str, Any]:
-        request = service.GetExecutionsByExternalIdsRequest(external_ids=external_ids)
+    async def _executions(self, external_ids: Iterable[str]) -> dict[str, Any]:
+        request = service.GetExecutionsByExternalIdsRequest(external_ids=dict.fromkeys(external_ids))
         try:
             answer = await self._store.call("GetExecutionsByExternalIds", request)
         except NotFound:  # unknown ids are left out of the answer, unless all of them are
@@ -113,25 +249,17 @@ class Recorder:
                 events[event.execution_id].append(event)
         return events
 
-    async def _outputs(self, events: Iterable[Any]) -> list[tuple[str, Any]]:
-        """Output artifacts by the names under which they were put out."""
-        put_out = [event for event in events if event.type == mlmd.Event.OUTPUT]
-        if not put_out:
-            return []
-        request = service.GetArtifactsByIDRequest(artifact_ids=[event.artifact_id for event in put_out])
+    async def _artifacts(self, ids: Sequence[int]) -> dict[int, Any]:
+        if not ids:
+            return {}
+        request = service.GetArtifactsByIDRequest(artifact_ids=dict.fromkeys(ids))
         answer = await self._store.call("GetArtifactsByID", request)
-        artifacts = {artifact.id: artifact for artifact in answer.artifacts}
-        return [
-            (name, artifacts[event.artifact_id])
-            for event in put_out
-            if event.artifact_id in artifacts
-            for name in event_names(event) or [""]
-        ]
+        return {artifact.id: artifact for artifact in answer.artifacts}
 
     async def _artifacts_at(self, uris: Sequence[str]) -> Mapping[str, list[Any]]:
         found: defaultdict[str, list[Any]] = defaultdict(list)
         if uris:
-            request = service.GetArtifactsByURIRequest(uris=uris)
+            request = service.GetArtifactsByURIRequest(uris=dict.fromkeys(uris))
             for artifact in (await self._store.call("GetArtifactsByURI", request)).artifacts:
                 found[artifact.uri].append(artifact)
         return found
@@ -142,4 +270,29 @@ def _places(record: StepRecord) -> list[str]:
     places = [item.uri for item in record.inputs]
     if record.shares_outputs:
         places += [output.uri for output in record.outputs]
-    return list(dict.fromkeys(places))
+    return places
+
+
+def _waves(wishes: Sequence[Wish]) -> Iterable[list[Wish]]:
+    """Producers before those that read or reuse what they make, so that one look finds it."""
+    left = list(wishes)
+    while left:
+        made = {
+            output.uri: wish.record.external_id
+            for wish in left
+            if not wish.record.shares_outputs
+            for output in wish.record.outputs
+        }
+        ids = {wish.record.external_id for wish in left}
+        now: list[Wish] = []
+        later: list[Wish] = []
+        for wish in left:
+            own = wish.record.external_id
+            waits = wish.record.source_execution in ids - {own} or any(
+                made.get(place, own) != own for place in _places(wish.record)
+            )
+            (later if waits else now).append(wish)
+        if not now:  # a circle: one step's input is another's output, and the other way round
+            now, later = later, []
+        yield now
+        left = later

@@ -1,5 +1,7 @@
 """The ids of the types that records need: put once each, then remembered."""
 
+from collections.abc import Iterable
+
 from ml_metadata.proto import metadata_store_pb2 as mlmd
 from ml_metadata.proto import metadata_store_service_pb2 as service
 
@@ -22,18 +24,19 @@ class TypeRegistry:
         """Ask again for everything: in a store that was wiped an id may mean another type."""
         self._ids.clear()
 
-    async def ids(self, record: StepRecord) -> TypeIds:
-        """The types of a record, put where this process has not put them yet. Raises StoreError."""
-        artifacts = sorted({output.type_name for output in record.outputs})
-        wanted = [("context", RUN_TYPE), ("execution", record.type_name)]
-        wanted += [("artifact", name) for name in artifacts]
+    async def ids(self, records: Iterable[StepRecord]) -> TypeIds:
+        """The types of records, put where this process has not put them yet. Raises StoreError."""
+        wanted: dict[tuple[str, str], None] = {("context", RUN_TYPE): None}
+        for record in records:
+            wanted["execution", record.type_name] = None
+            wanted.update((("artifact", output.type_name), None) for output in record.outputs)
         missing = [key for key in wanted if key not in self._ids]
         # Another task may `forget` while this one waits: what was just learnt is still used.
         ids = {**self._ids, **await self._put(missing)} if missing else self._ids
         return TypeIds(
             run=ids["context", RUN_TYPE],
-            execution=ids["execution", record.type_name],
-            artifacts={name: ids["artifact", name] for name in artifacts},
+            executions={name: ids[kind, name] for kind, name in wanted if kind == "execution"},
+            artifacts={name: ids[kind, name] for kind, name in wanted if kind == "artifact"},
         )
 
     async def _put(self, missing: list[tuple[str, str]]) -> dict[tuple[str, str], int]:

@@ -53,7 +53,8 @@ async def written(own_store):
             )
         )
         lost = Input("lost", "minio://pipelines/nowhere")
-        await recorder.record(step(second, "use", inputs=(Input("model", URI), lost)))
+        after = {"started_at": 1_760_000_003_000, "finished_at": 1_760_000_004_000}
+        await recorder.record(step(second, "use", custom=after, inputs=(Input("model", URI), lost)))
         yield client
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from ml_metadata.proto import metadata_store_pb2 as mlmd
 
 from memopod.mlmd import StoreClient, StoreError, StoreUnavailable
-from metadata_writer.recorder import Recorder
+from metadata_writer.recorder import Recorder, Wish
 from metadata_writer.records import Input, Output, Run, State, StepRecord
 
 TAGS = pytest.StashKey()
@@ -167,6 +167,68 @@ async def test_one_artifact_read_under_two_names_is_one_event_with_both(store, r
     (used,) = (e for e in store.client.get_executions() if e.type == "components.use")
     (event,) = store.client.get_events_by_execution_ids([used.id])
     assert [s.key for s in event.path.steps] == ["a", "b"]
+
+
+async def test_workflows_of_one_name_in_two_namespaces_are_two_runs(store, recorder):
+    other = Run("run-1", "elsewhere", "uid-2")
+    await recorder.record(make())
+    await recorder.record(make(run=other, uri="minio://b/other"))
+    await recorder.record(make())
+    first, second = sorted(store.client.get_contexts(), key=lambda c: c.id)
+    assert (first.name, second.name) == ("run-1", "elsewhere/run-1")
+    assert second.properties["run_id"].string_value == "run-1"
+    assert [len(store.client.get_executions_by_context(c.id)) for c in (first, second)] == [1, 1]
+    again = Recorder(recorder._store)
+    assert not (await again.record(make(run=other, uri="minio://b/other"))).written
+
+
+async def test_a_run_that_kubeflows_writer_began_is_gone_on_with(store, recorder):
+    await recorder.record(make())
+    client = store.client
+    (context,) = client.get_contexts()
+    theirs = mlmd.Context(type_id=context.type_id, name="theirs")
+    client.put_contexts([theirs])
+    await recorder.record(make(run=Run("theirs", "pipelines", "uid-3")))
+    assert len(client.get_contexts()) == 2
+
+
+async def test_steps_of_many_runs_are_recorded_together_producers_first(store, recorder):
+    other = Run("run-2", "pipelines", "uid-2")
+    wishes = [Wish(r, patient=True) for r in (use(), reused(run=other), make())]
+    outcomes = await recorder.record_all(wishes)
+    assert all(o.written and not o.unresolved for o in outcomes)
+    (artifact,) = store.client.get_artifacts()
+    assert [o.ids.inputs | o.ids.outputs for o in outcomes] == [{"model": artifact.id}] * 3
+    assert all(not o.written for o in await recorder.record_all(wishes))
+
+
+async def test_a_step_that_the_store_refuses_spoils_it_for_no_other(store, recorder):
+    broken = dataclasses.replace(use(), type_name="")
+    good, bad, fine = await recorder.record_all([Wish(make()), Wish(broken), Wish(step("other"))])
+    assert good.written
+    assert isinstance(bad, StoreError)
+    assert fine.written
+
+
+async def test_a_writer_that_is_behind_takes_no_finished_step_back(client, store):
+    ahead, behind = Recorder(client), Recorder(client)
+    running = dataclasses.replace(make(state=State.RUNNING), outputs=())
+    await behind.record(running)
+
+    class Overtaken:
+        """A store in which the other writer finishes the step between a look and a put."""
+
+        async def call(self, rpc, request, **options):
+            if rpc == "PutLineageSubgraph":
+                await ahead.record(make())
+            return await client.call(rpc, request, **options)
+
+    late = dataclasses.replace(running, inputs=(Input("in", "minio://b/in"),))
+    await ahead.record(step("before", outputs=(output("in", "minio://b/in"),)))
+    await Recorder(Overtaken()).record(late)
+    (execution,) = (e for e in store.client.get_executions() if e.type == "components.make")
+    assert execution.last_known_state == mlmd.Execution.COMPLETE
+    assert len(store.client.get_events_by_execution_ids([execution.id])) == 2
 
 
 def reused(run=None, **fields):
