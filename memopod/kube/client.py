@@ -91,22 +91,42 @@ class Client:
 
         `timeout` holds for each page. `metadata.resourceVersion` is the version to watch from.
         """
-        query = _selectors(label_selector, name)
-        path = resource.path(namespace)
-        page = await self._call("GET", path, query={**query, "limit": str(_PAGE)}, timeout=timeout)
-        items = page.setdefault("items", None) or []
-        token = page["metadata"].get("continue")
-        while token:
-            more = {**query, "limit": str(_PAGE), "continue": token}
-            try:
-                page = await self._call("GET", path, query=more, timeout=timeout)
-            except Gone:
-                # The snapshot went away between two pages: only one whole list is consistent now.
-                return await self._call("GET", path, query=query, timeout=timeout)
-            items += page["items"]
-            token = page["metadata"].get("continue")
+        scope: dict[str, Any] = {"namespace": namespace, "label_selector": label_selector, "name": name}
+        items: list[dict[str, Any]] = []
+        page: dict[str, Any] = {}
+        try:
+            async for page in self.pages(resource, **scope, timeout=timeout):
+                items += page["items"]
+        except Gone:
+            # The snapshot went away between two pages: only one whole list is consistent now.
+            query = _selectors(label_selector, name)
+            page = await self._call("GET", resource.path(namespace), query=query, timeout=timeout)
+            items = page.get("items") or []
         page["items"] = items
         return page
+
+    async def pages(
+        self,
+        resource: Resource,
+        *,
+        namespace: str | None = None,
+        label_selector: str = "",
+        name: str | None = None,
+        timeout: float | None = None,
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """The pages of a list, each a List object: for collections too large to be held.
+
+        Raises Gone where the reader took so long that the server no longer keeps the snapshot (minutes).
+        """
+        query = {**_selectors(label_selector, name), "limit": str(_PAGE)}
+        while True:
+            page = await self._call("GET", resource.path(namespace), query=query, timeout=timeout)
+            page["items"] = page.get("items") or []
+            yield page
+            token = page["metadata"].get("continue")
+            if not token:
+                return
+            query["continue"] = token
 
     async def create(
         self,

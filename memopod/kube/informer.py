@@ -7,7 +7,7 @@ collection listed again, and compared with what is known. Events of one object c
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing
 from types import MappingProxyType
 from typing import Any
@@ -35,6 +35,10 @@ class Informer:
     `on_event("ADDED" | "MODIFIED" | "DELETED", object)` is called after `objects` was changed; an
     object seen again unchanged gives no event. What it raises ends `run`. `synced` is set when the
     first list is in `objects`, its events delivered. `name` restricts it to one object.
+
+    `keep` says what of an object stays in `objects`, for collections too large to be held; `identity`
+    is enough to notice changes. A deletion that nobody saw happen then comes with no more than that.
+    `pace` is awaited before each further page of a list, so that a slow reader is not overrun.
     """
 
     def __init__(
@@ -47,6 +51,8 @@ class Informer:
         name: str | None = None,
         on_event: Handler | None = None,
         watch_seconds: float = _WATCH_SECONDS,
+        keep: Callable[[Object], Object] | None = None,
+        pace: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._client = client
         self._resource = resource
@@ -57,6 +63,8 @@ class Informer:
         }
         self._on_event = on_event
         self._watch_seconds = watch_seconds
+        self._keep = keep
+        self._pace = pace
         self._known: dict[Key, Object] = {}
         self._version: str | None = None
         self._log = structlog.get_logger().bind(resource=resource.plural, namespace=namespace)
@@ -90,10 +98,18 @@ class Informer:
         """The changes until one watch ends; a failure comes last, as a value."""
         try:
             if self._version is None:
-                listed = await self._client.list(self._resource, **self._scope)
-                for change in self._difference(listed.get("items") or []):
-                    yield change
-                self._version = listed["metadata"]["resourceVersion"]
+                version = ""
+                listed: set[Key] = set()
+                async with aclosing(self._client.pages(self._resource, **self._scope)) as pages:
+                    async for page in pages:
+                        if listed and self._pace is not None:
+                            await self._pace()
+                        for change in self._listed(page["items"], listed):
+                            yield change
+                        version = page["metadata"]["resourceVersion"]
+                for known in [known for key, known in self._known.items() if key not in listed]:
+                    yield "DELETED", known
+                self._version = version
                 self.synced.set()
             watch = self._client.watch(
                 self._resource,
@@ -110,15 +126,14 @@ class Informer:
         except ApiError as error:
             yield error
 
-    def _difference(self, items: list[Object]) -> list[tuple[str, Object]]:
-        """What happened between what is known and a fresh list."""
+    def _listed(self, items: list[Object], listed: set[Key]) -> Iterator[tuple[str, Object]]:
+        """What happened to the objects of one page since they were last seen; notes that they are there."""
         for item in items:
             # Items of a list carry neither; those of a watch do.
             item.setdefault("kind", self._resource.kind)
             item.setdefault("apiVersion", self._resource.api_version)
-        listed = {_key(item) for item in items}
-        vanished = [("DELETED", known) for key, known in self._known.items() if key not in listed]
-        return vanished + [change for item in items for change in self._as_changes("ADDED", item)]
+            listed.add(_key(item))
+            yield from self._as_changes("ADDED", item)
 
     def _as_changes(self, kind: str, item: Object) -> list[tuple[str, Object]]:
         known = self._known.get(_key(item))
@@ -135,9 +150,16 @@ class Informer:
         if kind == "DELETED":
             del self._known[_key(item)]
         else:
-            self._known[_key(item)] = item
+            self._known[_key(item)] = item if self._keep is None else self._keep(item)
         if self._on_event is not None:
             self._on_event(kind, item)
+
+
+def identity(item: Object) -> Object:
+    """Name, UID and version of an object, and nothing else: for an informer's `keep`."""
+    metadata = item["metadata"]
+    named = ("namespace", "name", "uid", "resourceVersion")
+    return {"metadata": {field: metadata[field] for field in named if field in metadata}}
 
 
 def _key(item: Object) -> Key:
