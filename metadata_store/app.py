@@ -11,8 +11,9 @@ from ml_metadata.proto import metadata_store_pb2
 
 from memopod.service import Health, configure_logs, parse, run
 from metadata_store import metrics
-from metadata_store.connection import opened_again, prepare_sqlite, server_config
+from metadata_store.connection import for_core, opened_again, prepare_sqlite, server_config
 from metadata_store.health import GrpcHealth
+from metadata_store.login import reason
 from metadata_store.pool import Pool
 from metadata_store.probe import Probe
 from metadata_store.process import CannotOpen, Opening, WorkerProcess
@@ -69,14 +70,16 @@ async def _make_schema(
     """Create or upgrade the schema in one process, before several open the database at once."""
     attempts = max(1, settings.metadata_store_connection_retries) if patient else 1
     opening = Opening(
-        config.connection_config.SerializeToString(), config.migration_options.SerializeToString()
+        for_core(config.connection_config).SerializeToString(), config.migration_options.SerializeToString()
     )
     for left in reversed(range(attempts)):
         try:
             process = await WorkerProcess.open(opening)
         except CannotOpen as error:
             if not left:
-                raise CannotOpen(f"cannot open the database: {error}") from error
+                raise CannotOpen(
+                    f"cannot open the database: {await reason(config.connection_config, error)}"
+                ) from error
             structlog.get_logger().warning(
                 "cannot open the database yet", error=str(error), attempts_left=left
             )
@@ -91,7 +94,7 @@ async def _pool(
     settings: Settings, config: metadata_store_pb2.MetadataStoreServerConfig, *, one_writer: bool
 ) -> AsyncIterator[Pool]:
     pool = Pool(
-        Opening(opened_again(config.connection_config).SerializeToString(), b""),
+        Opening(for_core(opened_again(config.connection_config)).SerializeToString(), b""),
         workers=settings.workers or (_SQLITE_WORKERS if one_writer else _WORKERS),
         one_writer=one_writer,
         depth=settings.queue_depth,

@@ -1,5 +1,6 @@
 """From settings to the core's own configuration: which database, and what to do with its schema."""
 
+import re
 import sqlite3
 from pathlib import Path
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
@@ -39,6 +40,7 @@ def server_config(settings: Settings) -> metadata_store_pb2.MetadataStoreServerC
         _postgresql_flags(settings, config.connection_config)
     if config.connection_config.WhichOneof("config") in {None, "fake_database"}:
         raise ValueError(_NONE_GIVEN)
+    _check(config.connection_config)
     if settings.enable_database_upgrade:
         config.migration_options.enable_upgrade_migration = True
     if settings.downgrade_db_schema_version >= 0:
@@ -67,6 +69,39 @@ def from_url(url: str) -> metadata_store_pb2.ConnectionConfig:
     else:
         raise ValueError(f"--database: expected sqlite, mysql or postgresql, got {parts.scheme!r}")
     return config
+
+
+def for_core(config: metadata_store_pb2.ConnectionConfig) -> metadata_store_pb2.ConnectionConfig:
+    """The configuration as the core must have it: it pastes PostgreSQL's values into libpq's connection
+    string (`keyword=value ...`) as they are, so a password with a blank in it would not get through.
+    """
+    result = metadata_store_pb2.ConnectionConfig()
+    result.CopyFrom(config)
+    if result.WhichOneof("config") == "postgresql":
+        for part in (result.postgresql, result.postgresql.ssloption):
+            for field, value in part.ListFields():
+                if field.type != field.TYPE_STRING or field.name == "dbname":  # it is pasted into SQL, too
+                    continue
+                if not value:
+                    part.ClearField(field.name)
+                elif re.search(r"[\s'\\]", value):
+                    setattr(part, field.name, "'" + re.sub(r"(['\\])", r"\\\1", value) + "'")
+    return result
+
+
+def _check(config: metadata_store_pb2.ConnectionConfig) -> None:
+    """Raise ValueError for what would make the core abort its process."""
+    if config.WhichOneof("config") == "mysql":
+        if bool(config.mysql.host) == bool(config.mysql.socket) or not config.mysql.database:
+            raise ValueError("MySQL: expected a database and either a host or a socket")
+    elif config.WhichOneof("config") == "postgresql":
+        postgresql = config.postgresql
+        if not postgresql.port:
+            postgresql.port = "5432"
+        if bool(postgresql.host) == bool(postgresql.hostaddr):
+            raise ValueError("PostgreSQL: expected either a host or a hostaddr")
+        if not postgresql.dbname or not postgresql.user:
+            raise ValueError("PostgreSQL: expected a database's name and a user")
 
 
 def prepare_sqlite(config: metadata_store_pb2.ConnectionConfig) -> str | None:

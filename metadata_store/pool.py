@@ -5,8 +5,8 @@ so there one lane with one worker takes the writes and another the reads, which 
 write. MySQL and PostgreSQL sort writers out themselves: one lane takes all.
 
 Each lane's queue is bounded. A call that waits keeps its place until its deadline; a call whose worker
-died is asked again elsewhere if it is a read, and is answered ABORTED if it is a write, since nobody
-knows whether the write was committed before the worker died.
+died is asked again elsewhere if it is a read; if it is a write, nobody knows whether it was committed
+before the worker died, and `repeat` decides what its client is told.
 """
 
 import asyncio
@@ -20,11 +20,11 @@ import structlog
 
 from metadata_store.frames import Answer
 from metadata_store.process import CannotOpen, Opening, WorkerProcess
+from metadata_store.repeat import outcome_unknown
 from metadata_store.rpcs import writes
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 _CHECK_SECONDS = 5.0
-_ABORTED = 10
 _TRIES = 3
 """How many workers a read may be given to. Workers that are killed together can each take it along
 before the server hears of their end; a read that kills its worker must not kill them all for ever."""
@@ -151,8 +151,7 @@ class Lane:
             if self._idle:
                 self._next(self._idle.popleft())
             return
-        text = f"the worker process of this {call.rpc} ended; it may or may not have been carried out"
-        call.answer.set_result(Answer(_ABORTED, text.encode(), b""))
+        call.answer.set_result(outcome_unknown(call.rpc, call.request, "the worker process ended"))
 
     def _refuse(self, text: str) -> None:
         """Keep nobody waiting until a worker is there again."""

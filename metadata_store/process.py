@@ -126,12 +126,22 @@ class WorkerProcess(asyncio.Protocol):
             self.on_lost(self)
 
 
+_PLUGINS = "/usr/lib/x86_64-linux-gnu/libmariadb3/plugin"
+"""Where Debian's libmariadb3 keeps what logs in with caching_sha2_password (MySQL 8.4) and ed25519."""
+
+
+def _environment() -> dict[str, str]:
+    """What the client libraries inside the core read from the environment."""
+    return {"MARIADB_PLUGIN_DIR": _PLUGINS, "PGCONNECT_TIMEOUT": "10", "PGAPPNAME": "memopod", **os.environ}
+
+
 def _spawn(theirs: socket.socket) -> subprocess.Popen[bytes]:
     return subprocess.Popen(  # noqa: S603 (our own module)
         [sys.executable, "-m", "metadata_store.worker", str(theirs.fileno()), str(os.getpid())],
         pass_fds=[theirs.fileno()],
         stdin=subprocess.DEVNULL,
         stdout=sys.stderr.fileno(),
+        env=_environment(),
     )
 
 

@@ -10,10 +10,8 @@ import signal
 import socket
 import sys
 
-from ml_metadata.metadata_store.pywrap.metadata_store_extension import metadata_store as binding
-
+from metadata_store.core import CannotOpenStore, Core
 from metadata_store.frames import ANSWER, PAIR, Answer
-from metadata_store.rpcs import SERVED
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _INTERNAL = 13
@@ -31,6 +29,8 @@ def main(argv: list[str] | None = None) -> int:
     # for the whole process group must not cut those off.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # Descriptor 2 is the core's, which prints what belongs into no log; ours is another one.
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
     with socket.socket(fileno=int(descriptor)) as connection:
         try:
             _serve(connection)
@@ -41,16 +41,14 @@ def main(argv: list[str] | None = None) -> int:
 
 def _serve(connection: socket.socket) -> None:
     try:
-        store = binding.CreateMetadataStore(*_receive_pair(connection))
-    except RuntimeError as trouble:  # the binding's only exception
+        core = Core(*_receive_pair(connection))
+    except CannotOpenStore as trouble:
         _send(connection, Answer(_INTERNAL, str(trouble).encode(), b""))
         return
-    methods = {name.encode(): getattr(binding, name) for name in SERVED}
     _send(connection, Answer(0, b"", b""))
     while True:
         name, request = _receive_pair(connection)
-        response, error, code = methods[name](store, request)
-        _send(connection, Answer(code, error, response if code == 0 else b""))
+        _send(connection, core.call(name.decode(), request))
 
 
 def _die_with(parent: int) -> None:

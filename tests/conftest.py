@@ -14,6 +14,10 @@ from pathlib import Path
 
 import pytest
 
+# Servers are started as another user, which Python does with fork: gRPC's threads then run its handlers in
+# the child, and these end it now and then. Read when gRPC starts.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
+
 HINT = "`make services` installs it"
 CONTROL_PLANE_HINT = "`make control-plane` builds it"
 USER = "memopod"

@@ -1,3 +1,4 @@
+import asyncio
 import re
 import signal
 import socket
@@ -6,8 +7,12 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import uuid
 from pathlib import Path
+from urllib.parse import quote
 
+import asyncmy
+import asyncpg
 import grpc
 import pytest
 from google.protobuf.message_factory import GetMessageClass
@@ -34,12 +39,31 @@ def until(condition, *, seconds=20.0):
     return result
 
 
+@pytest.fixture
+def run_store():
+    """Runs `python -m metadata_store` to its end."""
+
+    def run(*flags):
+        return subprocess.run(
+            [sys.executable, "-m", "metadata_store", "--grpc_port=0", *flags],
+            capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+
+    return run
+
+
+@pytest.fixture(name="until")
+def _until():
+    return until
+
+
 class StoreServer:
     """`python -m metadata_store` as a process of its own."""
 
-    def __init__(self, folder, *flags):
+    def __init__(self, folder, *flags, url=None):
         self.folder = folder
         self.database = folder / "metadata.db"
+        self.url = url or f"sqlite:///{self.database}"
         self.port, self.health_port = free_port(), free_port()
         self.log = folder / "store.log"
         self.flags = flags
@@ -51,7 +75,7 @@ class StoreServer:
             self.process = subprocess.Popen(
                 [
                     sys.executable, "-m", "metadata_store", f"--grpc_port={self.port}",
-                    "--database", f"sqlite:///{self.database}", "--health-port", str(self.health_port),
+                    "--database", self.url, "--health-port", str(self.health_port),
                     *self.flags, *flags,
                 ],
                 stdout=log, stderr=log,
@@ -120,8 +144,8 @@ def start_store(tmp_path_factory):
     """Starts stores; all are stopped at the end of the module."""
     stores = []
 
-    def start(*flags):
-        store = StoreServer(tmp_path_factory.mktemp("store"), *flags)
+    def start(*flags, url=None):
+        store = StoreServer(tmp_path_factory.mktemp("store"), *flags, url=url)
         stores.append(store)
         return store.start()
 
@@ -133,6 +157,58 @@ def start_store(tmp_path_factory):
 @pytest.fixture(scope="module")
 def store(start_store):
     return start_store()
+
+
+class ServedDatabase:
+    """A database of its own on a server; the store creates it."""
+
+    def __init__(self, server, kind):
+        self.server, self.kind = server, kind
+        self.name = f"m{uuid.uuid4().hex[:12]}"
+        self.url = (
+            f"{kind}://{server.user}:{quote(server.password, safe='')}@127.0.0.1:{server.port}/{self.name}"
+        )
+
+    def query(self, statement):
+        """Run a statement beside the store; returns its rows."""
+        return asyncio.run(self._query(statement))
+
+    async def _query(self, statement):
+        place = {
+            "host": "127.0.0.1", "port": self.server.port,
+            "user": self.server.user, "password": self.server.password,
+        }  # fmt: skip
+        if self.kind == "postgresql":
+            connection = await asyncpg.connect(**place, database=self.name)
+            rows = await connection.fetch(statement)
+            await connection.close()
+            return [tuple(row) for row in rows]
+        connection = await asyncmy.connect(**place, db=self.name, autocommit=True)
+        async with connection.cursor() as cursor:
+            await cursor.execute(statement)
+            rows = [] if cursor.description is None else await cursor.fetchall()
+        await connection.ensure_closed()
+        return list(rows)
+
+    def disconnect_all(self):
+        """Cut every connection to the database, as a failover does."""
+        if self.kind == "postgresql":
+            self.query(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                f"WHERE datname = '{self.name}' AND pid <> pg_backend_pid()"
+            )
+            return
+        for (number,) in self.query(
+            f"SELECT id FROM information_schema.processlist WHERE db = '{self.name}' "
+            "AND id <> connection_id()"
+        ):
+            self.query(f"KILL {number}")
+
+
+@pytest.fixture(scope="module", params=["mysql", "postgresql"])
+def served_database(request):
+    server = request.getfixturevalue({"mysql": "mariadb", "postgresql": "postgresql"}[request.param])
+    return ServedDatabase(server, request.param)
 
 
 class Twins:
