@@ -25,6 +25,7 @@ services: ## install the database servers that tests start (Debian, as root)
 	command -v mariadbd >/dev/null || [ -x /usr/sbin/mariadbd ] || missing="$$missing mariadb-server-core"; \
 	command -v postgres >/dev/null || ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || missing="$$missing postgresql"; \
 	[ -d /usr/lib/x86_64-linux-gnu/libmariadb3/plugin ] || missing="$$missing libmariadb3"; \
+	command -v redis-server >/dev/null || missing="$$missing redis-server"; \
 	[ -n "$$missing" ] || { echo "services: everything is installed"; exit 0; }; \
 	command -v apt-get >/dev/null || { echo "services: no apt-get here; install by hand:$$missing" >&2; exit 1; }; \
 	[ "$$(id -u)" = 0 ] || { echo "services: must be root; run: sudo apt-get install --no-install-recommends$$missing" >&2; exit 1; }; \

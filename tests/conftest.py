@@ -199,6 +199,20 @@ def postgresql(tmp_path_factory):
             yield server
 
 
+@pytest.fixture(scope="session")
+def redis_server():
+    """Redis that keeps nothing on disk but what it is told to."""
+    binary = program("redis-server", "Redis")
+    with scratch("redis") as folder:
+        port = free_port()
+        command = [
+            binary, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", "",
+            "--appendonly", "no", "--daemonize", "no",
+        ]  # fmt: skip
+        with serving(DatabaseServer(folder, command, "Ready to accept connections", port)) as server:
+            yield server
+
+
 def pytest_terminal_summary(terminalreporter):
     advice = {
         HINT: "`make services` installs what they need (Debian, as root)",

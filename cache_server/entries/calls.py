@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeVar
 
 import structlog
@@ -37,6 +37,20 @@ class Database:
         self.engine = engine
         self._timeout = timeout
         self._ending: set[asyncio.Task[Any]] = set()
+        self._listeners: list[Callable[[str | None], None]] = []
+
+    def on_change(self, listener: Callable[[str | None], None]) -> None:
+        """Have `listener(namespace)` called after each change of a namespace's token by this process.
+
+        None stands for any namespace: a call had no answer, so that nobody knows what it did.
+        """
+        self._listeners.append(listener)
+
+    def changed(self, namespaces: Iterable[str | None]) -> None:
+        """Tell the listeners that the tokens of these namespaces have changed, or may have."""
+        for namespace in set(namespaces):
+            for listener in self._listeners:
+                listener(namespace)
 
     @property
     def dialect(self) -> str:

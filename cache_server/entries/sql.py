@@ -25,7 +25,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from cache_server.entries.calls import Database
 from cache_server.entries.databases import create_engine
-from cache_server.entries.entry import Entry
+from cache_server.entries.entry import EntriesUnavailable, Entry
+from cache_server.entries.layer import Place, Reading
 from cache_server.entries.migrations import check_schema, migrate
 from cache_server.entries.rows import from_row, reading, to_row, upsert
 from cache_server.entries.schema import Instant, entries, tokens
@@ -43,19 +44,10 @@ _CANDIDATES = 100
 where runs write to each other's places, or where keys differ in case."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """What a look at the database saw, all at one moment.
-
-    `token` is the namespace's (see `cache_server.entries.tokens`), None where nothing was ever stored.
-    """
-
-    entry: Entry | None
-    token: str | None
-
-
 class SqlEntries:
-    """`Entries` over one database; made by `open_entries`."""
+    """`Entries` over one database, and the lowest layer of them; made by `open_entries`."""
+
+    name = "sql"
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -79,6 +71,13 @@ class SqlEntries:
             entry = None if values["id"] is None else from_row(values)
         return Reading(entry, values["namespace_token"])
 
+    async def look(self, place: Place) -> Reading:
+        """See `Layer.look`."""
+        return await self.read(place.namespace, place.key)
+
+    async def keep(self, place: Place, reading: Reading) -> None:
+        """See `Layer.keep`. Here is where readings come from."""
+
     async def get(self, entry_id: str) -> Entry | None:
         """See `Entries.get`."""
         found = await self._newest("get", entries.c.id == entry_id, limit=1)
@@ -94,10 +93,16 @@ class SqlEntries:
         No two of them may have the same namespace and key.
         """
 
-        async def work(connection: AsyncConnection) -> Sequence[bool]:
+        async def work(connection: AsyncConnection) -> Stored:
             return await put_within(connection, added)
 
-        return await self.database.call("put", work)
+        try:
+            stored = await self.database.call("put", work)
+        except EntriesUnavailable:
+            self.database.changed(entry.namespace for entry in added)
+            raise
+        self.database.changed(stored.changed)
+        return stored.stand
 
     async def used(self, entry_id: str, at: datetime) -> None:
         """See `Entries.used`."""
@@ -121,18 +126,27 @@ class SqlEntries:
     async def retire(self, entry_id: str, reason: str) -> bool:
         """See `Entries.retire`."""
 
-        async def work(connection: AsyncConnection) -> bool:
-            namespace = await connection.scalar(select(entries.c.namespace).where(entries.c.id == entry_id))
+        async def work(connection: AsyncConnection) -> str | None:
+            row = select(entries.c.namespace).where(entries.c.id == entry_id)
+            namespace: str | None = await connection.scalar(row)
             if namespace is None:
-                return False
+                return None
             result = await connection.execute(delete(entries).where(entries.c.id == entry_id))
+            if result.rowcount == 0:
+                return None
             await change_token(connection, namespace)
-            return result.rowcount > 0
+            return namespace
 
-        there = await self.database.call("retire", work)
-        if there:
-            _log.info("entry retired", entry=entry_id, reason=reason)
-        return there
+        try:
+            namespace = await self.database.call("retire", work)
+        except EntriesUnavailable:
+            self.database.changed([None])
+            raise
+        if namespace is None:
+            return False
+        self.database.changed([namespace])
+        _log.info("entry retired", entry=entry_id, reason=reason)
+        return True
 
     async def recorded(self, pod_uid: str) -> bool:
         """See `Entries.recorded`."""
@@ -194,18 +208,26 @@ class SqlEntries:
         await self.database.close()
 
 
-async def put_within(connection: AsyncConnection, added: Sequence[Entry]) -> Sequence[bool]:
-    """`SqlEntries.put_all` as a part of a transaction."""
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What became of entries that were put: which of them stand, and whose namespaces' tokens changed."""
+
+    stand: Sequence[bool]
+    changed: frozenset[str]
+
+
+async def put_within(connection: AsyncConnection, added: Sequence[Entry]) -> Stored:
+    """`SqlEntries.put_all` as a part of a transaction. Whoever commits it tells of the changes."""
     rows = [to_row(entry) for entry in added]
     await connection.execute(upsert(connection.dialect.name), rows)
     ids = [entry.id for entry in added]
     standing = select(entries.c.id, entries.c.namespace, entries.c.replaced).where(entries.c.id.in_(ids))
     stand = {row.id: row for row in (await connection.execute(standing)).all()}
-    replacing = {row.namespace for row in stand.values() if row.replaced}
-    for namespace in sorted({entry.namespace for entry in added} - replacing):
+    changed = frozenset(row.namespace for row in stand.values() if row.replaced)
+    for namespace in sorted({entry.namespace for entry in added} - changed):
         await ensure_token(connection, namespace)
-    await change_tokens(connection, replacing)
-    return [entry.id in stand for entry in added]
+    await change_tokens(connection, changed)
+    return Stored([entry.id in stand for entry in added], changed)
 
 
 def _reading(namespace: str, key: str) -> Select[Any]:
