@@ -20,7 +20,7 @@ $(READY): requirements.txt pyproject.toml
 	@touch $(READY)
 
 # Programs that tests start by themselves, and the Debian packages that they are in.
-services: ## install the database servers that tests start (Debian, as root)
+services: ## install the servers that tests start (Debian, as root)
 	@missing=""; \
 	command -v mariadbd >/dev/null || [ -x /usr/sbin/mariadbd ] || missing="$$missing mariadb-server-core"; \
 	command -v postgres >/dev/null || ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || missing="$$missing postgresql"; \

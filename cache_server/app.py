@@ -15,8 +15,9 @@ from cache_server.artifacts import Artifacts
 from cache_server.certificates import reload_on_change, server_context
 from cache_server.controller import Controller
 from cache_server.decision import Decider, DecisionRules
-from cache_server.entries import Entries, open_entries
+from cache_server.entries import Entries, open_layered
 from cache_server.entries.databases import parse_url
+from cache_server.entries.shared import check_redis_url
 from cache_server.executions import Executions
 from cache_server.identity import Identifier
 from cache_server.pods import SELECTOR, Pods
@@ -47,6 +48,8 @@ def main(argv: list[str] | None = None) -> int:
         context = server_context(settings.tls_cert_file, settings.tls_key_file)
         artifacts = Artifacts.from_settings(settings.object_store)
         parse_url(settings.database)
+        if settings.redis:
+            check_redis_url(settings.redis)
     except (ValueError, OSError) as error:
         print(f"memopod cache-server: {error}", file=sys.stderr)
         return 2
@@ -131,7 +134,7 @@ async def _serve(
     place = settings.lease_namespace, settings.lease_name
     async with (
         Client.from_kubeconfig(settings.kubeconfig or None, user_agent="memopod-cache") as client,
-        open_entries(settings.database) as entries,
+        open_layered(settings.database, redis=settings.redis) as entries,
         asyncio.TaskGroup() as group,
     ):
         elector = LeaderElector(client, namespace=place[0], name=place[1], identity=identity)

@@ -44,6 +44,11 @@ class Settings(JanitorSettings):
         "postgresql://USER:PASSWORD@HOST:PORT/NAME. A URL with a password belongs into the environment "
         "(MEMOPOD_CACHE_DATABASE): flags can be read by everybody on a machine.",
     )
+    redis: str = setting(
+        "",
+        "Redis in front of the database, shared by all replicas: redis://HOST:PORT/NUMBER; empty for none. "
+        "A URL with a password belongs into the environment (MEMOPOD_CACHE_REDIS).",
+    )
     seal_key_file: str = setting("", "File with the secret (32 bytes or more) that seals keys.")
     trusted_creators: tuple[str, ...] = setting(
         ("system:serviceaccount:argo:argo", "system:serviceaccount:kubeflow:argo"),
