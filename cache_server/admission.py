@@ -24,7 +24,8 @@ _ANNOTATIONS_LIMIT = 262_144 - 16_384
 """Bytes: what Kubernetes allows on one object, less room for our own."""
 OWNED = (
     names.COMPONENTS, names.KEY, names.SEAL, names.HOLD_UNTIL, names.CLAIMED_BY, names.WAITS_FOR,
-    names.INPUTS, names.DECISION, names.REASON, names.ENTRY, names.SOURCE_POD, names.SOURCE_EXECUTION,
+    names.INPUTS, names.DECISION, names.REASON, names.ENTRY, names.AUDITS,
+    names.SOURCE_POD, names.SOURCE_EXECUTION,
 )  # fmt: skip
 """Annotations that only memopod may set."""
 

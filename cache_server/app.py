@@ -76,6 +76,7 @@ def _decision_rules(settings: Settings, secret: bytes) -> DecisionRules:
         timeout=settings.decision_timeout,
         default_staleness=_limit("--default-staleness", settings.default_staleness),
         maximum_staleness=_limit("--maximum-staleness", settings.maximum_staleness),
+        audit_rate=settings.audit_rate,
     )
 
 

@@ -215,7 +215,10 @@ class Controller:
         if not self._leads():
             return
         others = self._executions.released(pod, decision.evidence, datetime.now(UTC))
-        if await release(self._client, pod, reason=decision.reason, evidence=decision.evidence):
+        released = await release(
+            self._client, pod, reason=decision.reason, evidence=decision.evidence, audits=decision.audits
+        )
+        if released:
             _DECISIONS.labels(names.RUN, decision.reason).inc()
             _log.info("released", pod=pod["metadata"]["name"], reason=decision.reason)
         else:

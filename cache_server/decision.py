@@ -9,6 +9,7 @@ from typing import Any
 import structlog
 
 from cache_server.artifacts import Artifacts, ArtifactStoreUnavailable, unchanged
+from cache_server.audit import is_audited
 from cache_server.entries import Entries, EntriesUnavailable, Entry
 from cache_server.identity import Identifier, Identity
 from memopod.kube import ApiError
@@ -35,12 +36,14 @@ class Reuse:
 class Run:
     """Let the step run. `reason` is a slug; `evidence` what the step can read now, if that is known.
 
-    `step` has its whole template, where there is one to decide on.
+    `step` has its whole template, where there is one to decide on. `audits` is the entry that could be
+    reused, where the step runs to be compared with it.
     """
 
     reason: str
     evidence: str | None = None
     step: Step | None = None
+    audits: str | None = None
 
 
 Decision = Reuse | Run
@@ -55,6 +58,7 @@ class DecisionRules:
     timeout: float
     default_staleness: float | None
     maximum_staleness: float | None
+    audit_rate: float = 0.0
 
 
 class Decider:
@@ -131,6 +135,8 @@ class Decider:
         reason = await self._check(entry)
         if reason:
             return Run(reason=reason, evidence=identity.evidence, step=identity.step)
+        if is_audited(identity.step.pod_uid, self._rules.audit_rate):
+            return Run(reason="audit", evidence=identity.evidence, step=identity.step, audits=entry.id)
         return Reuse(step=identity.step, entry=entry, outputs=outputs)
 
     async def _check(self, entry: Entry) -> str | None:

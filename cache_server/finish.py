@@ -107,7 +107,9 @@ async def _read(client: Client, pod: Pod) -> dict[str, Any] | None:
     return current if current["metadata"]["uid"] == metadata["uid"] else None
 
 
-async def release(client: Client, pod: Pod, *, reason: str, evidence: str | None = None) -> bool:
+async def release(
+    client: Client, pod: Pod, *, reason: str, evidence: str | None = None, audits: str | None = None
+) -> bool:
     """Lift the gate: one patch, on the Pod as it was read. Raises ApiError.
 
     True if the Pod may run now, False if it changed in between (then somebody looks at it again).
@@ -121,6 +123,8 @@ async def release(client: Client, pod: Pod, *, reason: str, evidence: str | None
     marks = {names.DECISION: names.RUN, names.REASON: reason}
     if evidence is not None:
         marks[names.INPUTS] = evidence
+    if audits is not None:
+        marks[names.AUDITS] = audits
     gate = f"/spec/schedulingGates/{position}"
     patch = [
         {"op": "test", "path": "/metadata/uid", "value": metadata["uid"]},

@@ -11,6 +11,7 @@ import structlog
 from prometheus_client import Counter
 
 from cache_server.artifacts import Artifacts, ArtifactStoreUnavailable
+from cache_server.audit import compare
 from cache_server.decision import Decider
 from cache_server.entries import Entries, EntriesUnavailable, Entry
 from cache_server.finish import own_result
@@ -25,13 +26,14 @@ from cache_server.recording import (
     execution_of,
     is_candidate,
 )  # fmt: skip
-from memopod.kube import WORKFLOWS, ApiError, Client, NotFound, fetch_outputs
-from memopod.steps import NotAStep, Outputs, OutputsMismatch, Step, read_step
+from memopod.kube import WORKFLOWS, ApiError, Client, NotFound, emit, fetch_outputs
+from memopod.steps import NotAStep, Outputs, OutputsMismatch, Step, names, read_step
 from memopod.steps.key import KEY_VERSION, KeyRules, Unkeyable, base_key
 from memopod.steps.outputs import NodesOffloaded, declared, select_declared
 from memopod.steps.staleness import requested
 
 _log = structlog.get_logger()
+_AUDITS = Counter("memopod_audits_total", "Hits that ran to be compared, by what came of it.", ["result"])
 _RECORDED = Counter("memopod_recorded_total", "Steps that ran, by what became of them.", ["result"])
 _FIRST_PAUSE, _LONGEST_PAUSE, _PATIENCE = 0.1, 5.0, 120.0
 """Seconds: between tries, at most, and how long outputs may be late or a database away."""
@@ -102,7 +104,7 @@ class Recorder:
             self._seen.discard(pod["metadata"]["uid"])
         _RECORDED.labels(result).inc()
         if result != "not-leading":
-            self._on_end(pod, result in ("recorded", "known", "superseded"))
+            self._on_end(pod, result in ("recorded", "known", "superseded", "audited"))
 
     async def _record(self, pod: Mapping[str, Any]) -> str:
         step = read_step(pod)
@@ -123,6 +125,8 @@ class Recorder:
         check_lifetime(identity.step, await self._workflow(identity.step))
         if not self._leads():
             return "not-leading"
+        if await self._audit(identity, outputs):
+            return "audited"
         entry = _entry(identity, execution, outputs)
         for artifact in outputs.artifacts:
             if not entry.names_producer_of(artifact.location):
@@ -131,6 +135,34 @@ class Recorder:
         if stored:
             _log.info("recorded", pod=step.pod_name, template=identity.step.template_name)
         return "recorded" if stored else "superseded"
+
+    async def _audit(self, identity: Identity, outputs: Outputs) -> bool:
+        """Compare an audited run with the entry that it could have reused; True if that entry stays.
+
+        The run makes no entry of its own then: consumers of the old one keep their keys. Raises
+        NotRecordable for a difference: neither of the two is more right.
+        """
+        step = identity.step
+        entry = await self._entries.get(step.annotations.get(names.AUDITS, ""))
+        if entry is None or (entry.namespace, entry.key) != (step.namespace, identity.key.digest):
+            return False
+        unpacked = {
+            str(artifact.get("name"))
+            for artifact in declared(step.template or {}, "artifacts")
+            if "none" in (artifact.get("archive") or {})
+        }
+        comparison = compare(entry.outputs, outputs, unpacked=unpacked)
+        _AUDITS.labels(comparison.result).inc()
+        if comparison.result != "different":
+            return True
+        await self._entries.retire(entry.id, "audit-difference")
+        told = "; ".join(comparison.differing)
+        _log.warning("an audit found a difference", pod=step.pod_name, entry=entry.id, differing=told)
+        await emit(
+            self._client, step.pod, reason="AuditDifference", component="memopod", type="Warning",
+            message=f"ran again with the same key as {entry.pod_name} and put out something else: {told}",
+        )  # fmt: skip
+        raise NotRecordable("an audit found other outputs than those of the entry")
 
     async def _described(self, outputs: Outputs, execution: Execution) -> Outputs:
         """The outputs with what the object store says of each artifact now."""

@@ -84,6 +84,10 @@ class Settings(JanitorSettings):
         "", "ISO 8601 duration that no entry may exceed; empty for no limit.",
         env=["MAXIMUM_CACHE_STALENESS"],
     )  # fmt: skip
+    audit_rate: float = setting(
+        0.0,
+        "Share of the hits, 0 to 1, that run all the same, to compare their outputs with the entry's.",
+    )
     coalesce: str = setting(
         OFF,
         "For whom a step without entry waits instead of running: off; across-workflows: for an identical "
@@ -104,6 +108,8 @@ class Settings(JanitorSettings):
             raise ValueError(
                 f"--artifact-check: expected one of {', '.join(choices)}, got {self.artifact_check!r}"
             )
+        if not 0 <= self.audit_rate <= 1:
+            raise ValueError(f"--audit-rate: expected a number from 0 to 1, got {self.audit_rate:g}")
         if self.coalesce not in SCOPES:
             raise ValueError(f"--coalesce: expected one of {', '.join(SCOPES)}, got {self.coalesce!r}")
         if not self.hold_timeout <= 300:

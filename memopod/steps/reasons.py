@@ -51,6 +51,7 @@ SENTENCES: Final[dict[str, str]] = {
     "internal-error": "memopod failed to decide; its log says how",
     "overdue": "nobody decided in time",
     "by-hand": "somebody released it with `memopod cache release`",
+    "audit": "an entry could be reused, and the step runs to compare its outputs",
     # A step that waited for an identical one, and runs.
     "awaited-failed": "the identical step that it waited for failed",
     "awaited-gone": "the Pod of the identical step that it waited for is gone",
