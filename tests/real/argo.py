@@ -100,6 +100,27 @@ def template_of(pod):
     return {}
 
 
+def edit_template(pod, edit):
+    """Have `edit(template)` change the template wherever the Pod carries it."""
+    for container in (*pod["spec"].get("initContainers", ()), *pod["spec"]["containers"]):
+        for variable in container.get("env", ()):
+            if variable["name"] == names.ENV_TEMPLATE:
+                template = json.loads(variable["value"])
+                edit(template)
+                variable["value"] = json.dumps(template)
+
+
+def only_default_artifact(pod):
+    """Of the artifacts of `artifacts.make`, leave the one that Argo places: it can be reused."""
+
+    def edit(template):
+        template["outputs"]["artifacts"] = [
+            a for a in template["outputs"]["artifacts"] if a["name"] == "default"
+        ]
+
+    edit_template(pod, edit)
+
+
 def wants_result(pod):
     return any(
         variable["name"] == names.ENV_INCLUDE_RESULT and variable.get("value") == "true"

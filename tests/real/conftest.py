@@ -21,6 +21,7 @@ from tests.conftest import unavailable
 from tests.real.argo import Argo
 from tests.real.cluster import Cluster
 from tests.real.kubelet import Kubelet
+from tests.real.proxy import Proxy
 
 START_SECONDS = 90
 
@@ -109,3 +110,10 @@ async def play(cluster, admin):
         yield start
         # What the doubles still do belongs to no test.
         await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def proxy(plane):
+    """A proxy before the API server (`server=proxy.url`) that records requests, and misbehaves where told."""
+    async with Proxy.running(plane.folder, plane.port) as proxy:
+        yield proxy
