@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 
 import aiohttp
@@ -114,6 +115,7 @@ class Cluster:
     services: list = field(default_factory=list)
     _clients: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
     _kubeconfigs: dict = field(default_factory=dict)
+    _numbers: count = field(default_factory=count)
 
     @property
     def system(self):
@@ -161,7 +163,7 @@ class Cluster:
             answer = await self.admin.create(
                 SERVICE_ACCOUNTS, request, namespace=namespace, name=account, subresource="token"
             )
-            path = self.folder / f"{namespace}-{account}-{len(self._kubeconfigs)}.kubeconfig"
+            path = self.folder / f"{namespace}-{account}-{next(self._numbers)}.kubeconfig"
             path.write_text(kubeconfig(self.plane, server or self.url, answer["status"]["token"]))
             self._kubeconfigs[key] = path
         return self._kubeconfigs[key]
@@ -181,7 +183,7 @@ class Cluster:
         """Start `python -m MODULE` under a service account, and wait until it is ready."""
         health_port = free_ports(1)[0]
         path = await self.kubeconfig(account, server=server)
-        log = self.folder / f"{account}-{len(self.services)}.log"
+        log = self.folder / f"{account}-{next(self._numbers)}.log"
         command = [
             *(sys.executable, "-I", "-S", guard.__file__, str(os.getpid())),
             *(sys.executable, "-m", module, "--kubeconfig", str(path), "--log-level", "debug"),

@@ -10,7 +10,13 @@ import yaml
 from memopod.kube import NAMESPACES, SERVICE_ACCOUNTS, TASK_RESULTS, WORKFLOWS, Client, Conflict, NotFound
 from memopod.kube.resources import Resource
 
-_CLUSTER_WIDE = ("Namespace", "ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition")
+_CLUSTER_WIDE = (
+    "Namespace",
+    "ClusterRole",
+    "ClusterRoleBinding",
+    "CustomResourceDefinition",
+    "MutatingWebhookConfiguration",
+)
 _SERVED_SECONDS = 30.0
 """How long a new kind may take until the API server serves it."""
 
