@@ -5,34 +5,32 @@ import socket
 import ssl
 import sys
 import uuid
-from pathlib import Path
+from collections.abc import Callable
 
 import structlog
 from aiohttp import web
 
-from cache_server.admission import Policy
+from cache_server import configuration
 from cache_server.artifacts import Artifacts
 from cache_server.certificates import reload_on_change, server_context
+from cache_server.completion import Completer, ResultsPermission
 from cache_server.controller import Controller
 from cache_server.decision import Decider, DecisionRules
 from cache_server.entries import Entries, open_layered
-from cache_server.entries.databases import parse_url
-from cache_server.entries.shared import check_redis_url
+from cache_server.entries.creation import ensure_database
 from cache_server.executions import Executions
 from cache_server.identity import Identifier
+from cache_server.leadership import leadership
+from cache_server.placeholder import placeholders
 from cache_server.pods import SELECTOR, Pods
 from cache_server.recorder import Recorder
-from cache_server.settings import Settings
+from cache_server.settings import PLACEHOLDER, Settings
 from cache_server.sweeper import Sweeper
-from cache_server.waiting import WaitRules
 from cache_server.webhook import build_webhook, holding
-from memopod.kube import PODS, Client, Informer, LeaderElector, LeaseWatcher
+from memopod.kube import PODS, Client, Informer
 from memopod.service import Health, configure_logs, parse, run
-from memopod.steps.key import KeyRules
-from memopod.steps.staleness import parse_duration
 
 _log = structlog.get_logger()
-_SECRET_BYTES = 32
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -43,81 +41,40 @@ def main(argv: list[str] | None = None) -> int:
     )  # fmt: skip
     try:
         configure_logs("cache-server", level=settings.log_level)
-        secret = read_secret(settings.seal_key_file)
-        rules = _decision_rules(settings, secret)
+        settings = configuration.resolve(settings)
+        rules = configuration.decision_rules(settings, configuration.seal_secret(settings))
         context = server_context(settings.tls_cert_file, settings.tls_key_file)
         artifacts = Artifacts.from_settings(settings.object_store)
-        parse_url(settings.database)
-        if settings.redis:
-            check_redis_url(settings.redis)
     except (ValueError, OSError) as error:
         print(f"memopod cache-server: {error}", file=sys.stderr)
         return 2
     return run(lambda stop: _serve(settings, rules, context, artifacts, stop))
 
 
-def read_secret(path: str) -> bytes:
-    """The secret that seals keys. Raises OSError or ValueError with what to do about it."""
-    if not path:
-        raise ValueError("--seal-key-file is missing: a file with 32 random bytes or more")
-    secret = Path(path).read_bytes()
-    if len(secret) < _SECRET_BYTES:
-        raise ValueError(f"--seal-key-file {path}: expected {_SECRET_BYTES} bytes or more, got {len(secret)}")
-    return secret
-
-
-def _decision_rules(settings: Settings, secret: bytes) -> DecisionRules:
-    check = settings.artifact_check
-    if check == "auto":
-        check = "require" if settings.object_store else "off"
-    return DecisionRules(
-        secret=secret,
-        check=check,
-        timeout=settings.decision_timeout,
-        default_staleness=_limit("--default-staleness", settings.default_staleness),
-        maximum_staleness=_limit("--maximum-staleness", settings.maximum_staleness),
-        audit_rate=settings.audit_rate,
-    )
-
-
-def _limit(flag: str, text: str) -> float | None:
-    if not text:
-        return None
-    seconds = parse_duration(text)
-    if seconds is None:
-        raise ValueError(f"{flag}: expected an ISO 8601 duration such as P30D, got {text!r}")
-    return None if seconds < 0 else seconds
-
-
 def _wire(
     settings: Settings, rules: DecisionRules, artifacts: Artifacts, client: Client, entries: Entries,
-    elector: LeaderElector, identity: str,
-) -> Pods:  # fmt: skip
-    key_rules = _key_rules(settings)
+    leads: Callable[[], bool], identity: str,
+) -> tuple[Decider, Pods]:  # fmt: skip
+    key_rules = configuration.key_rules(settings)
     identifier = Identifier(client, artifacts, entries, key_rules)
     decider = Decider(identifier, entries, artifacts, rules)
-    leads = elector.is_leader
     controller = Controller(
-        client, decider, entries, Executions(_wait_rules(settings)), leads=leads,
+        client, decider, entries, Executions(configuration.wait_rules(settings)), leads=leads,
         settle_time=settings.settle_time, late_margin=settings.late_margin, concurrency=settings.concurrency,
     )  # fmt: skip
-    return Pods(
+    completer = Completer(client, entries, secret=rules.secret, leads=leads, concurrency=settings.concurrency)
+
+    return decider, Pods(
         controller,
         Recorder(
             client, identifier, entries, artifacts, decider, key_rules,
             leads=leads, concurrency=settings.concurrency,
             on_end=lambda pod, entry: controller.recorded(pod, entry=entry),
+            on_recorded=completer.recorded,
         ),
+        completer,
         Sweeper(client, identity=identity, claim_wait=settings.claim_wait),
     )  # fmt: skip
-
-
-def _key_rules(settings: Settings) -> KeyRules:
-    return KeyRules(ignored_containers=frozenset(settings.ignored_sidecars))
-
-
-def _wait_rules(settings: Settings) -> WaitRules:
-    return WaitRules(scope=settings.coalesce, longest=settings.coalesce_longest, most=settings.coalesce_most)
 
 
 async def _serve(
@@ -125,33 +82,42 @@ async def _serve(
     stop: asyncio.Event,
 ) -> None:  # fmt: skip
     files = settings.tls_cert_file, settings.tls_key_file
-    policy = Policy(
-        secret=rules.secret,
-        trusted_creators=frozenset(settings.trusted_creators),
-        hold_seconds=settings.hold_timeout,
-        rules=_key_rules(settings),
-    )
     identity = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
-    place = settings.lease_namespace, settings.lease_name
+    if settings.is_upstream:
+        await ensure_database(settings.database)
     async with (
         Client.from_kubeconfig(settings.kubeconfig or None, user_agent="memopod-cache") as client,
         open_layered(settings.database, redis=settings.redis) as entries,
         asyncio.TaskGroup() as group,
     ):
-        elector = LeaderElector(client, namespace=place[0], name=place[1], identity=identity)
-        lease = LeaseWatcher(client, *place)
-        pods = _wire(settings, rules, artifacts, client, entries, elector, identity)
+        elector, heartbeat = leadership(
+            client, elects=bool(settings.leader_election), namespace=settings.lease_namespace,
+            name=settings.lease_name, identity=identity,
+        )  # fmt: skip
+        decider, pods = _wire(settings, rules, artifacts, client, entries, elector.is_leader, identity)
+        results = ResultsPermission(client, settings.watch_namespace, wanted=settings.strategy == PLACEHOLDER)
         informer = Informer(
             client, PODS, namespace=settings.watch_namespace or None,
             label_selector=SELECTOR, on_event=pods.on_event,
         )  # fmt: skip
-        health = Health({"pods": informer.synced.is_set, "leader": lease.fresh})
-        runner = web.AppRunner(
-            build_webhook(holding(policy, lambda: lease.fresh() and not pods.stuck.is_set())), access_log=None
-        )
+        health = Health({"pods": informer.synced.is_set, "leader": heartbeat.fresh})
+
+        def controller_alive() -> bool:
+            return heartbeat.fresh() and not pods.stuck.is_set()
+
+        policy = configuration.admission_policy(settings, rules.secret)
+        if settings.strategy == PLACEHOLDER:
+            judge = placeholders(
+                policy, decider, lambda: results.granted and controller_alive(),
+                configuration.placeholder_rules(settings),
+            )  # fmt: skip
+        else:
+            judge = holding(policy, controller_alive)
+        runner = web.AppRunner(build_webhook(judge), access_log=None)
         watching = [
             group.create_task(informer.run(), name="informer:pods"),
-            group.create_task(lease.run(), name="informer:lease"),
+            group.create_task(heartbeat.run(), name="heartbeat"),
+            group.create_task(results.ask(), name="permission"),
             group.create_task(pods.look_regularly(informer), name="look"),
             group.create_task(reload_on_change(context, *files), name="certificate"),
         ]

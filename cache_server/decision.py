@@ -1,7 +1,7 @@
 """The decision for one held Pod: reuse an entry, or run, and why. Reads, and writes nothing."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -11,7 +11,8 @@ import structlog
 from cache_server.artifacts import Artifacts, ArtifactStoreUnavailable, unchanged
 from cache_server.audit import is_audited
 from cache_server.entries import Entries, EntriesUnavailable, Entry
-from cache_server.identity import Identifier, Identity
+from cache_server.entries.imported import find_imported
+from cache_server.identity import Identifier
 from memopod.kube import ApiError
 from memopod.steps import NotAStep, OutputArtifact, OutputsMismatch, Step, names, read_step
 from memopod.steps.key import Unkeyable
@@ -73,11 +74,35 @@ class Decider:
         self._rules = rules
 
     async def decide(self, pod: Mapping[str, Any]) -> Decision:
-        """Decide for one Pod. When in doubt, it runs."""
+        """Decide for one held Pod. When in doubt, it runs."""
+        name = str(pod["metadata"].get("name"))
+        return await self._in_time(name, self._rules.timeout, lambda evidence: self._decide(pod, evidence))
+
+    async def look_up(self, step: Step, *, timeout: float, fingerprint: str | None) -> Decision:  # noqa: ASYNC109
+        """Decide at admission, within `timeout` seconds: by the step's own entry, else by one that was
+        imported under Kubeflow's `fingerprint`. When in doubt, it runs.
+        """
+
+        async def work(evidence: list[str]) -> Decision:
+            decision = await self._look_up(step, evidence)
+            if isinstance(decision, Reuse) or decision.reason != "miss" or fingerprint is None:
+                return decision
+            imported = await find_imported(self._entries, step.namespace, fingerprint)
+            return decision if imported is None else await self._weigh(step, imported, evidence[0])
+
+        return await self._in_time(step.pod_name, timeout, work)
+
+    async def _in_time(
+        self,
+        pod: str,
+        timeout: float,  # noqa: ASYNC109
+        work: Callable[[list[str]], Awaitable[Decision]],
+    ) -> Decision:
+        """What `work(evidence)` decides, or why nothing was decided; `evidence` gets what is known of it."""
         evidence: list[str] = []
         try:
-            async with asyncio.timeout(self._rules.timeout):
-                return await self._decide(pod, evidence)
+            async with asyncio.timeout(timeout):
+                return await work(evidence)
         except (NotAStep, Unkeyable) as error:
             return Run(reason=error.reason)
         except TimeoutError:
@@ -90,7 +115,7 @@ class Decider:
             reason = "kubernetes-unavailable"
         except Exception:  # noqa: BLE001 (logged with its traceback, and the step runs)
             # A step that nobody thought of must not be the reason that it waits.
-            _log.exception("cannot decide", pod=pod["metadata"].get("name"))
+            _log.exception("cannot decide", pod=pod)
             reason = "internal-error"
         return Run(reason=reason, evidence=evidence[0] if evidence else None)
 
@@ -98,13 +123,19 @@ class Decider:
         step = read_step(pod)
         if not self.is_sealed(step):
             return Run(reason="seal-invalid")
+        return await self._look_up(step, evidence)
+
+    async def _look_up(self, step: Step, evidence: list[str]) -> Decision:
         identity = await self._identifier.identify(step)
         evidence.append(identity.evidence)
         entry = await self._entries.find(step.namespace, identity.key.digest)
-        reason = self._unfit(identity.step, entry)
+        return await self._weigh(identity.step, entry, identity.evidence)
+
+    async def _weigh(self, step: Step, entry: Entry | None, evidence: str) -> Decision:
+        reason = self._unfit(step, entry)
         if entry is None or reason:
-            return Run(reason=reason or "miss", evidence=identity.evidence, step=identity.step)
-        return await self._reuse(identity, entry)
+            return Run(reason=reason or "miss", evidence=evidence, step=step)
+        return await self._reuse(step, entry, evidence)
 
     def is_sealed(self, step: Step) -> bool:
         """Whether the Pod's seal is valid: our webhook marked it when it was created."""
@@ -127,17 +158,17 @@ class Decider:
         age = (datetime.now(UTC) - entry.finished_at).total_seconds()
         return None if is_fresh(age, limit, entry.max_staleness_seconds) else "stale"
 
-    async def _reuse(self, identity: Identity, entry: Entry) -> Decision:
+    async def _reuse(self, step: Step, entry: Entry, evidence: str) -> Decision:
         try:
-            outputs = fill_declared(identity.step, entry.outputs)
+            outputs = fill_declared(step, entry.outputs)
         except OutputsMismatch:
-            return Run(reason="outputs-mismatch", evidence=identity.evidence)
+            return Run(reason="outputs-mismatch", evidence=evidence)
         reason = await self._check(entry)
         if reason:
-            return Run(reason=reason, evidence=identity.evidence, step=identity.step)
-        if is_audited(identity.step.pod_uid, self._rules.audit_rate):
-            return Run(reason="audit", evidence=identity.evidence, step=identity.step, audits=entry.id)
-        return Reuse(step=identity.step, entry=entry, outputs=outputs)
+            return Run(reason=reason, evidence=evidence, step=step)
+        if is_audited(step.pod_uid or step.execution, self._rules.audit_rate):
+            return Run(reason="audit", evidence=evidence, step=step, audits=entry.id)
+        return Reuse(step=step, entry=entry, outputs=outputs)
 
     async def _check(self, entry: Entry) -> str | None:
         """Ask the object stores whether all outputs are there, unchanged; a slug if they are not."""

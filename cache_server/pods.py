@@ -9,14 +9,16 @@ from typing import Any
 
 import structlog
 
+from cache_server.completion import Completer
 from cache_server.controller import Controller
+from cache_server.leadership import Elector
 from cache_server.recorder import Recorder
 from cache_server.sweeper import Sweeper, is_overdue
-from memopod.kube import Informer, LeaderElector
+from memopod.kube import Informer
 from memopod.steps import names
 
 _log = structlog.get_logger()
-SELECTOR = f"{names.STEP_LABEL} in ({names.HELD},{names.RELEASED})"
+SELECTOR = f"{names.STEP_LABEL} in ({names.HELD},{names.RELEASED},{names.PLACEHOLDER})"
 """The Pods to follow."""
 _LOOK_SECONDS = 1.0
 """How often all Pods are looked at again: for those that are overdue, or that a failed call left."""
@@ -34,6 +36,7 @@ class Pods:
 
     controller: Controller
     recorder: Recorder
+    completer: Completer
     sweeper: Sweeper
     stuck: asyncio.Event = field(default_factory=asyncio.Event)
     """Set while Pods are held that should have been let go: this replica's own view."""
@@ -44,9 +47,11 @@ class Pods:
         if event == "DELETED":
             self.controller.forget(pod)
             self.recorder.forget(pod)
+            self.completer.forget(pod)
         else:
             self.controller.see(pod)
             self.recorder.see(pod)
+            self.completer.see(pod)
 
     async def look_regularly(self, informer: Informer) -> None:
         """See every Pod again: a new leader's first look, and everybody's for overdue ones."""
@@ -70,7 +75,7 @@ class Pods:
         else:
             self.stuck.clear()
 
-    async def lead(self, informer: Informer, elector: LeaderElector) -> None:
+    async def lead(self, informer: Informer, elector: Elector) -> None:
         """Take part in the election, except while held Pods wait and nothing is done about them.
 
         Whatever the reason (a permission that is missing, a watch that hangs): another replica may do
@@ -96,5 +101,6 @@ class Pods:
         await asyncio.gather(
             self.controller.drain(_DRAIN_SECONDS),
             self.recorder.drain(_DRAIN_SECONDS),
+            self.completer.drain(_DRAIN_SECONDS),
             self.sweeper.drain(_DRAIN_SECONDS),
         )

@@ -26,7 +26,7 @@ from cache_server.recording import (
     execution_of,
     is_candidate,
 )  # fmt: skip
-from memopod.kube import WORKFLOWS, ApiError, Client, NotFound, emit, fetch_outputs
+from memopod.kube import WORKFLOWS, ApiError, Client, Forbidden, NotFound, emit, fetch_outputs
 from memopod.steps import NotAStep, Outputs, OutputsMismatch, Step, names, read_step
 from memopod.steps.key import KEY_VERSION, KeyRules, Unkeyable, base_key
 from memopod.steps.outputs import NodesOffloaded, declared, select_declared
@@ -42,13 +42,15 @@ _FIRST_PAUSE, _LONGEST_PAUSE, _PATIENCE = 0.1, 5.0, 120.0
 class Recorder:
     """Turns the Pods that `see` hands it into entries, while `leads()` is true.
 
-    `on_end(pod, entry)` is called when it is done with one: whether an entry of its key stands now.
+    `on_end(pod, entry)` is called when it is done with one: whether an entry of its key stands now;
+    `on_recorded(pod, entry)` when it has become one.
     """
 
     def __init__(
         self, client: Client, identifier: Identifier, entries: Entries, artifacts: Artifacts,
         decider: Decider, rules: KeyRules, *, leads: Callable[[], bool], concurrency: int,
         on_end: Callable[[Mapping[str, Any], bool], None] = lambda _pod, _entry: None,
+        on_recorded: Callable[[Mapping[str, Any], Entry], None] = lambda _pod, _entry: None,
     ) -> None:  # fmt: skip
         self._client = client
         self._identifier = identifier
@@ -58,6 +60,7 @@ class Recorder:
         self._rules = rules
         self._leads = leads
         self._on_end = on_end
+        self._on_recorded = on_recorded
         self._jobs = Jobs(concurrency)
         self._seen: set[str] = set()
 
@@ -116,7 +119,7 @@ class Recorder:
         identity = await self._identifier.identify(step)
         base = base_key(step, self._rules).digest
         check_evidence(step, base=base, evidence=identity.evidence, fixed=identity.fixed)
-        if await own_result(self._client, step) is not None:
+        if await self._own_result(step):
             raise NotRecordable("a WorkflowTaskResult of memopod's stands in the place of its own")
         outputs = await fetch_outputs(self._client, identity.step)
         if outputs is None:
@@ -133,6 +136,7 @@ class Recorder:
                 raise NotRecordable("an output artifact is at a place that other runs may write to")
         stored = await self._entries.put(entry)
         if stored:
+            self._on_recorded(pod, entry)
             _log.info("recorded", pod=step.pod_name, template=identity.step.template_name)
         return "recorded" if stored else "superseded"
 
@@ -163,6 +167,15 @@ class Recorder:
             message=f"ran again with the same key as {entry.pod_name} and put out something else: {told}",
         )  # fmt: skip
         raise NotRecordable("an audit found other outputs than those of the entry")
+
+    async def _own_result(self, step: Step) -> bool:
+        try:
+            return await own_result(self._client, step) is not None
+        except Forbidden as error:
+            if error.status == 401:
+                raise
+            # Who may not even read results has written none (Kubeflow's own account).
+            return False
 
     async def _described(self, outputs: Outputs, execution: Execution) -> Outputs:
         """The outputs with what the object store says of each artifact now."""

@@ -1,10 +1,14 @@
 """Settings of the cache server and of the janitor."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cache_server.upstream import UpstreamSettings
 from cache_server.waiting import OFF, SCOPES
 from memopod.service import setting
 from memopod.steps import names
+
+AUTO, GATE, PLACEHOLDER = "auto", "gate", "placeholder"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,7 +19,9 @@ class JanitorSettings:
         "", "Path of a kubeconfig. Empty: $KUBECONFIG, ~/.kube/config, else the Pod's own account."
     )
     watch_namespace: str = setting(
-        "", "Namespace whose Pods are served; empty for all.", aliases=["--namespace_to_watch"]
+        "",
+        "Namespace whose Pods are served; empty for all.",
+        aliases=["--namespace_to_watch", "-namespace_to_watch"],
     )
     health_host: str = setting("0.0.0.0", "Address of /healthz, /readyz and /metrics.")  # noqa: S104
     health_port: int = setting(9094, "Port of /healthz, /readyz and /metrics; 0 picks a free one.")
@@ -26,17 +32,44 @@ class JanitorSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings(JanitorSettings):
+class Settings(JanitorSettings, UpstreamSettings):
     """Everything that can be set. Flags win over the environment (MEMOPOD_CACHE_...)."""
 
     listen_host: str = setting("0.0.0.0", "Address of the webhook.")  # noqa: S104
-    listen_port: int = setting(8443, "Port of the webhook (HTTPS); 0 picks a free one.")
+    listen_port: int = setting(
+        8443, "Port of the webhook (HTTPS); 0 picks a free one.", aliases=["-listen_port"]
+    )
+    strategy: str = setting(
+        AUTO,
+        "gate: hold Pods by a scheduling gate (Kubernetes 1.27 and later), and finish repeated steps without "
+        "a Pod being scheduled; placeholder: swap the containers of repeated steps at admission, as "
+        "Kubeflow's cache server does; auto: placeholder if --db_host or its kin is given, else gate.",
+    )
+    leader_election: bool | None = setting(
+        None,
+        "Whether replicas elect a leader by a Lease. False only for one replica in placeholder mode; by "
+        "default where --db_host or its kin is given, since Kubeflow's account may not use Leases.",
+    )
+    lookup_timeout: float = setting(
+        0.1, "Placeholder mode: seconds that looking an entry up may take at admission; then the step runs."
+    )
+    cache_image: str = setting(
+        "ghcr.io/containerd/busybox", "Placeholder mode: image of the placeholder; it needs `echo`.",
+        env=["CACHE_IMAGE"],
+    )  # fmt: skip
+    cache_node_restrictions: bool = setting(
+        False, "Placeholder mode: whether a placeholder keeps its step's affinity and node selector.",
+        env=["CACHE_NODE_RESTRICTIONS"],
+    )  # fmt: skip
     tls_cert_file: str = setting(
-        "/etc/webhook/certs/cert.pem", "Certificate chain of the webhook, PEM.",
-        aliases=["--tls_cert_filename"],
+        "/etc/webhook/certs/cert.pem", "Certificate chain of the webhook, PEM; a name without folder is in "
+        "/etc/webhook/certs.",
+        aliases=["--tls_cert_filename", "-tls_cert_filename"],
     )  # fmt: skip
     tls_key_file: str = setting(
-        "/etc/webhook/certs/key.pem", "Private key of the webhook, PEM.", aliases=["--tls_key_filename"]
+        "/etc/webhook/certs/key.pem",
+        "Private key of the webhook, PEM; see --tls-cert-file.",
+        aliases=["--tls_key_filename", "-tls_key_filename"],
     )
     database: str = setting(
         "",
@@ -103,16 +136,17 @@ class Settings(JanitorSettings):
     )
 
     def __post_init__(self) -> None:
-        choices = ("auto", "require", "best-effort", "off")
-        if self.artifact_check not in choices:
-            raise ValueError(
-                f"--artifact-check: expected one of {', '.join(choices)}, got {self.artifact_check!r}"
-            )
+        _check_choice("--strategy", self.strategy, (AUTO, GATE, PLACEHOLDER))
+        _check_choice("--artifact-check", self.artifact_check, ("auto", "require", "best-effort", "off"))
+        _check_choice("--coalesce", self.coalesce, SCOPES)
         if not 0 <= self.audit_rate <= 1:
             raise ValueError(f"--audit-rate: expected a number from 0 to 1, got {self.audit_rate:g}")
-        if self.coalesce not in SCOPES:
-            raise ValueError(f"--coalesce: expected one of {', '.join(SCOPES)}, got {self.coalesce!r}")
         if not self.hold_timeout <= 300:
             raise ValueError("--hold-timeout: expected 300 seconds at most")
         if not 0 < self.late_margin < self.hold_timeout:
             raise ValueError("--late-margin must be above 0 and below --hold-timeout")
+
+
+def _check_choice(flag: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise ValueError(f"{flag}: expected one of {', '.join(choices)}, got {value!r}")

@@ -22,7 +22,7 @@ _KINDS: dict[str, Kind] = {
     "postgresql": "postgresql",
     "postgres": "postgresql",
 }
-_DRIVERS: dict[Kind, str] = {
+DRIVERS: dict[Kind, str] = {
     "sqlite": "sqlite+aiosqlite",
     "mysql": "mysql+asyncmy",
     "postgresql": "postgresql+asyncpg",
@@ -110,7 +110,7 @@ def create_engine(url: str, *, busy_timeout: float, read_only: bool = False) -> 
 
 def _sqlite_engine(url: str, busy_timeout: float, read_only: bool) -> AsyncEngine:
     query = {"mode": "ro" if read_only else "rwc", "uri": "true"}
-    target = URL.create(_DRIVERS["sqlite"], database=database_path(url).absolute().as_uri(), query=query)
+    target = URL.create(DRIVERS["sqlite"], database=database_path(url).absolute().as_uri(), query=query)
     engine = create_async_engine(target, hide_parameters=True)
 
     def on_connect(connection: Any, _record: Any) -> None:
@@ -160,7 +160,7 @@ def _postgresql_engine(url: str, busy_timeout: float, read_only: bool) -> AsyncE
 
 def _server_engine(url: str, connect_args: dict[str, Any], **options: Any) -> AsyncEngine:
     return create_async_engine(
-        parse_url(url).set(drivername=_DRIVERS[kind_of(url)]),
+        parse_url(url).set(drivername=DRIVERS[kind_of(url)]),
         connect_args=connect_args,
         hide_parameters=True,
         pool_size=_CONNECTIONS // 2,

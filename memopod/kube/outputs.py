@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from memopod.kube.client import Client
-from memopod.kube.errors import NotFound
+from memopod.kube.errors import Forbidden, NotFound
 from memopod.kube.resources import TASK_RESULTS, WORKFLOWS
 from memopod.steps import Outputs, Step, names
 from memopod.steps.argo import containers, environment
@@ -24,7 +24,10 @@ async def fetch_outputs(client: Client, step: Step) -> Outputs | None:
     archive = (step.template or {}).get("archiveLocation")
     try:
         result = await client.get(TASK_RESULTS, step.node_id, namespace=step.namespace)
-    except NotFound:
+    except (NotFound, Forbidden) as error:
+        if error.status == 401:
+            raise
+        # Kubeflow's own account may read Workflows, and no results.
         return await _from_workflow(client, step, archive)
     return read_outputs(result.get("outputs") or {}, archive) if is_complete(result) else None
 

@@ -72,8 +72,8 @@ class Step:
 
     @property
     def reused(self) -> bool:
-        """Whether memopod finished this Pod with the outputs of an earlier run."""
-        return self.labels.get(names.STEP_LABEL) == names.REUSED
+        """Whether this Pod has the outputs of an earlier run, and did not run the step itself."""
+        return self.labels.get(names.STEP_LABEL) in (names.REUSED, names.PLACEHOLDER)
 
     @property
     def wants_result(self) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 
 from memopod.steps import names
 from memopod.steps.argo import Step, containers, environment
+from memopod.steps.outputs import declared
 
 _FORWARDED = (names.REASON, names.SOURCE_POD, names.SOURCE_EXECUTION)
 """Annotations of the WorkflowTaskResult that the finished Pod gets too."""
@@ -71,8 +72,8 @@ def finished_patch(pod: Mapping[str, Any], result: Mapping[str, Any], *, at: str
     }
     given = result["metadata"].get("annotations") or {}
     annotations |= {name: given[name] for name in _FORWARDED if name in given}
-    if _reads_outputs_annotation(pod) and fits(pod, result.get("outputs") or {}):
-        annotations[names.ARGO_OUTPUTS] = _outputs_text(result.get("outputs") or {})
+    if reads_outputs_annotation(pod) and fits(pod, result.get("outputs") or {}):
+        annotations[names.ARGO_OUTPUTS] = outputs_text(result.get("outputs") or {})
     spec = pod["spec"]
     return {
         "metadata": {
@@ -91,16 +92,24 @@ def finished_patch(pod: Mapping[str, Any], result: Mapping[str, Any], *, at: str
     }
 
 
+def needs_result(step: Step) -> bool:
+    """Whether Argo waits for a WorkflowTaskResult of this step: 3.6 and later, where it puts anything out."""
+    template = step.template or {}
+    puts_out = declared(template, "parameters") or declared(template, "artifacts") or step.wants_result
+    return bool(puts_out) and not reads_outputs_annotation(step.pod)
+
+
 def fits(pod: Mapping[str, Any], outputs: Mapping[str, Any]) -> bool:
     """Whether the outputs fit into the annotation that the Pod's version of Argo reads, if it reads one."""
-    if not _reads_outputs_annotation(pod):
+    if not reads_outputs_annotation(pod):
         return True
     present: Mapping[str, str] = pod["metadata"].get("annotations") or {}
     used = sum(len(f"{k}{v}".encode()) for k, v in present.items() if k != names.ARGO_OUTPUTS)
-    return used + len(_outputs_text(outputs).encode()) <= _ANNOTATIONS_LIMIT
+    return used + len(outputs_text(outputs).encode()) <= _ANNOTATIONS_LIMIT
 
 
-def _outputs_text(outputs: Mapping[str, Any]) -> str:
+def outputs_text(outputs: Mapping[str, Any]) -> str:
+    """The value of the annotation that Argo 3.5 and earlier read outputs from."""
     return json.dumps(outputs, separators=(",", ":"))
 
 
@@ -118,7 +127,7 @@ def _terminated(container: Mapping[str, Any], at: str) -> dict[str, Any]:
     }
 
 
-def _reads_outputs_annotation(pod: Mapping[str, Any]) -> bool:
+def reads_outputs_annotation(pod: Mapping[str, Any]) -> bool:
     """Argo 3.5 and earlier read a step's outputs from an annotation too.
 
     They are told by their layout: the template is on every container, `main` included, beside the

@@ -2,6 +2,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import os
 import signal
 import sys
 
@@ -26,10 +27,11 @@ class Process:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def start(cls, *arguments):
+    async def start(cls, *arguments, **environ):
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", *arguments, stderr=asyncio.subprocess.PIPE, limit=1 << 20
-        )
+            sys.executable, "-m", *arguments, stderr=asyncio.subprocess.PIPE, limit=1 << 20,
+            env={**os.environ, **environ},
+        )  # fmt: skip
         service = cls(process)
         try:
             await asyncio.wait_for(service._serving(), 30)
@@ -172,6 +174,48 @@ async def test_the_process_holds_decides_records_and_ends_in_order(cluster, flag
     assert "hello" not in "".join(server.lines)
     events = [json.loads(line)["event"] for line in server.lines]
     assert events[-1] == "stopped"
+
+
+async def test_kubeflows_arguments_and_environment_are_enough(cluster, mariadb, argo):
+    """Those of its manifest; only addresses, and where the certificate is, are this test's."""
+    state = cluster.state / "cluster"
+    arguments = [
+        "--db_driver=mysql", "--db_host=127.0.0.1", f"--db_port={mariadb.port}", "--db_name=kubeflowcache",
+        f"--db_user={mariadb.user}", f"--db_password={mariadb.password}",
+        f"--namespace_to_watch={NAMESPACE}", "--listen_port=0",
+        f"--tls_cert_filename={state / 'tls' / 'cache-server.crt'}",
+        f"--tls_key_filename={state / 'tls' / 'cache-server.key'}",
+    ]  # fmt: skip
+    environ = {
+        "DEFAULT_CACHE_STALENESS": "", "MAXIMUM_CACHE_STALENESS": "", "CACHE_IMAGE": "busybox:1",
+        "CACHE_NODE_RESTRICTIONS": "false", "DBCONFIG_DRIVER": "mysql", "DBCONFIG_DB_NAME": "kubeflowcache",
+        "DBCONFIG_HOST_NAME": "127.0.0.1", "DBCONFIG_PORT": str(mariadb.port),
+        "NAMESPACE_TO_WATCH": NAMESPACE, "WEBHOOK_PORT": "0",
+        "KUBECONFIG": str(state / "kube" / "cache-server.kubeconfig"),
+        "MEMOPOD_CACHE_HEALTH_PORT": "0",
+    }  # fmt: skip
+    async with Process.start("cache_server", *arguments, **environ) as server:
+        await register(cluster, server.ports["port"])
+        await server.ready()
+        first = await argo()
+        assert first["metadata"]["labels"][names.KFP_CACHE_ID] == ""
+        await cluster.run(first, OUTPUTS)
+
+        async def swapped():
+            pod = await argo()
+            return pod if pod["spec"]["containers"][0]["image"] == "busybox:1" else None
+
+        pod = await until(swapped, 30)
+        assert pod["metadata"]["labels"][names.KFP_REUSED] == "true"
+
+        async def completed():
+            return (await cluster.get(pod))["metadata"]["labels"][names.STEP_LABEL] == names.REUSED
+
+        await until(completed, 30)
+        assert (await cluster.result(pod))["outputs"]["parameters"][0]["value"] == "hello"
+        assert await server.stop() == 0
+    assert "hello" not in "".join(server.lines)
+    assert mariadb.password not in "".join(server.lines)
 
 
 async def test_without_a_live_leader_pods_are_not_held(cluster, flags, argo):

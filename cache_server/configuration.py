@@ -1,0 +1,127 @@
+"""What the settings mean: the rules that webhook, controller and recorder are given."""
+
+import dataclasses
+import hashlib
+import hmac
+from pathlib import Path
+
+import structlog
+
+from cache_server.admission import Policy
+from cache_server.decision import DecisionRules
+from cache_server.entries.databases import parse_url
+from cache_server.entries.shared import check_redis_url
+from cache_server.placeholder import PlaceholderRules
+from cache_server.settings import AUTO, GATE, PLACEHOLDER, Settings
+from cache_server.upstream import CERTIFICATES
+from cache_server.waiting import WaitRules
+from memopod.steps.key import KeyRules
+from memopod.steps.staleness import parse_duration
+
+_log = structlog.get_logger()
+_SECRET_BYTES = 32
+
+
+def resolve(settings: Settings) -> Settings:
+    """The settings with all that is `auto`, or given in Kubeflow's words, decided.
+
+    A command line for Kubeflow's cache server means its way of working: the placeholder mode, alone.
+    Says which flags have no meaning, each once. Raises ValueError.
+    """
+    upstream = settings.is_upstream
+    strategy = settings.strategy
+    if strategy == AUTO:
+        strategy = PLACEHOLDER if upstream else GATE
+    elects = not upstream if settings.leader_election is None else settings.leader_election
+    if not elects and strategy != PLACEHOLDER:
+        raise ValueError("--leader-election: expected true, or --strategy=placeholder and one replica")
+    for flag, why in settings.without_meaning():
+        _log.warning("flag without meaning", flag=flag, why=why)
+    resolved = dataclasses.replace(
+        settings,
+        strategy=strategy,
+        leader_election=elects,
+        database=settings.database or (settings.database_url() if upstream else ""),
+        tls_cert_file=_in_folder(settings.tls_cert_file),
+        tls_key_file=_in_folder(settings.tls_key_file),
+    )
+    parse_url(resolved.database)
+    if resolved.redis:
+        check_redis_url(resolved.redis)
+    return resolved
+
+
+def _in_folder(file: str) -> str:
+    """Kubeflow's server takes names of files in a fixed folder."""
+    return file if "/" in file else f"{CERTIFICATES}/{file}"
+
+
+def seal_secret(settings: Settings) -> bytes:
+    """The secret that seals keys. Raises OSError or ValueError with what to do about it.
+
+    Kubeflow's manifest has no such file; the one replica derives it from the key of its certificate. A
+    renewed key breaks the seals of Pods that were admitted before a restart: those are not recorded.
+    """
+    path = settings.seal_key_file
+    if not path and settings.is_upstream:
+        key = Path(settings.tls_key_file).read_bytes()
+        return hmac.digest(b"memopod-seal-from-key", key, hashlib.sha256)
+    if not path:
+        raise ValueError("--seal-key-file is missing: a file with 32 random bytes or more")
+    secret = Path(path).read_bytes()
+    if len(secret) < _SECRET_BYTES:
+        raise ValueError(f"--seal-key-file {path}: expected {_SECRET_BYTES} bytes or more, got {len(secret)}")
+    return secret
+
+
+def decision_rules(settings: Settings, secret: bytes) -> DecisionRules:
+    """What a decision needs to know. Raises ValueError for a duration that is none."""
+    check = settings.artifact_check
+    if check == "auto":
+        check = "require" if settings.object_store else "off"
+    return DecisionRules(
+        secret=secret,
+        check=check,
+        timeout=settings.decision_timeout,
+        default_staleness=_limit("--default-staleness", settings.default_staleness),
+        maximum_staleness=_limit("--maximum-staleness", settings.maximum_staleness),
+        audit_rate=settings.audit_rate,
+    )
+
+
+def _limit(flag: str, text: str) -> float | None:
+    if not text:
+        return None
+    seconds = parse_duration(text)
+    if seconds is None:
+        raise ValueError(f"{flag}: expected an ISO 8601 duration such as P30D, got {text!r}")
+    return None if seconds < 0 else seconds
+
+
+def admission_policy(settings: Settings, secret: bytes) -> Policy:
+    """What the webhook needs to know."""
+    return Policy(
+        secret=secret,
+        trusted_creators=frozenset(settings.trusted_creators),
+        hold_seconds=settings.hold_timeout,
+        rules=key_rules(settings),
+    )
+
+
+def key_rules(settings: Settings) -> KeyRules:
+    """What the cluster changes about keys."""
+    return KeyRules(ignored_containers=frozenset(settings.ignored_sidecars))
+
+
+def wait_rules(settings: Settings) -> WaitRules:
+    """Who waits for an identical step that runs."""
+    return WaitRules(scope=settings.coalesce, longest=settings.coalesce_longest, most=settings.coalesce_most)
+
+
+def placeholder_rules(settings: Settings) -> PlaceholderRules:
+    """What placeholder mode needs to know."""
+    return PlaceholderRules(
+        image=settings.cache_image,
+        keeps_node_restrictions=settings.cache_node_restrictions,
+        timeout=settings.lookup_timeout,
+    )
