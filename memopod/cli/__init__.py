@@ -23,7 +23,7 @@ _COMMANDS = {
     "cache-janitor": ("memopod.cli.services", "cache_janitor"),
     "metadata-writer": ("memopod.cli.services", "metadata_writer"),
     "metadata-store": ("memopod.cli.services", "metadata_store"),
-    "envoy": ("memopod.cli.envoy", "envoy"),
+    "envoy": ("memopod.cli.envoy", "app"),
 }
 _SERVICES = ("cache-server", "cache-janitor", "metadata-writer", "metadata-store")
 

@@ -43,7 +43,7 @@ class Ports:
     webhook: int
     kubelet_health: int
     store_health: int
-    envoy_admin: int
+    envoy_status: int
     cache_health: int
     writer_health: int
     janitor_health: int
@@ -88,11 +88,11 @@ def stages(state: Path, files: StateFiles, ports: Ports) -> Sequence[Sequence[Se
     envoy = Service(
         "envoy",
         (
-            *(python, "-m", "memopod.cli", "envoy", "--listen-address", _HOST),
-            *("--listen-port", str(ports.envoy), "--admin-port", str(ports.envoy_admin)),
-            *("--store", f"{_HOST}:{ports.store}"),
+            *(python, "-m", "memopod.cli", "envoy", "run", "--listen-address", _HOST),
+            *("--listen-port", str(ports.envoy), "--full-port", "0"),
+            *("--status-port", str(ports.envoy_status), "--store", f"{_HOST}:{ports.store}"),
         ),
-        f"http://{_HOST}:{ports.envoy_admin}/ready",
+        f"http://{_HOST}:{ports.envoy_status}/ready",
         grace=5.0,
     )
     cache = Service(

@@ -187,7 +187,7 @@ class Supervisor:
             "envoy": {
                 "address": f"127.0.0.1:{ports.envoy}",
                 "url": f"http://127.0.0.1:{ports.envoy}",
-                "admin": f"http://127.0.0.1:{ports.envoy_admin}",
+                "status": f"http://127.0.0.1:{ports.envoy_status}",
             },
             "store": {"address": f"127.0.0.1:{ports.store}"},
             "webhook": {"url": f"https://127.0.0.1:{ports.webhook}/mutate"},

@@ -1,0 +1,38 @@
+"""The whole of it: one static configuration, `envoy -c` runs it as it is."""
+
+from typing import Any
+
+from memopod.proxy.clusters import clusters
+from memopod.proxy.listeners import listeners
+from memopod.proxy.settings import Settings
+
+EVERYWHERE = "0.0.0.0"  # noqa: S104 (what a service in a Pod listens on)
+"""The address of the listeners where none is set: all of IPv4, which every machine has."""
+_CONNECTIONS = 20_000
+
+
+def bootstrap(settings: Settings) -> dict[str, Any]:
+    """Envoy's bootstrap configuration (`envoy.config.bootstrap.v3.Bootstrap`), as YAML and JSON write it."""
+    monitor = "envoy.resource_monitors.global_downstream_max_connections"
+    kind = "envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig"
+    socket: dict[str, Any] = {"path": settings.admin}
+    if not settings.admin.startswith("@"):
+        socket["mode"] = 0o600
+    return {
+        "admin": {"address": {"pipe": socket}},
+        "overload_manager": {
+            "resource_monitors": [
+                {
+                    "name": monitor,
+                    "typed_config": {
+                        "@type": f"type.googleapis.com/{kind}",
+                        "max_active_downstream_connections": _CONNECTIONS,
+                    },
+                }
+            ]
+        },
+        "static_resources": {
+            "listeners": listeners(settings, settings.listen_address or EVERYWHERE),
+            "clusters": clusters(settings),
+        },
+    }

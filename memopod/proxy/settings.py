@@ -1,0 +1,127 @@
+"""What can be set about Envoy."""
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from memopod.service import setting
+
+_ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/\s]+")
+
+
+class Endpoint(NamedTuple):
+    """Where a server is: a host name or an IP address, and a port."""
+
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Flags and environment of `memopod envoy`."""
+
+    listen_address: str = setting(
+        "",
+        "IP address of all listeners (default: all; `run` takes IPv6 too where the machine has it, "
+        "`render` only with ::)",
+    )
+    listen_port: int = setting(
+        9090, "port that reads and nothing else: grpc-web for browsers and user interfaces, and gRPC"
+    )
+    full_port: int = setting(9091, "port of all RPCs, for writers: gRPC without grpc-web; 0 for none")
+    status_port: int = setting(9901, "port of GET /ready and GET /stats/prometheus")
+    admin_socket: str = setting(
+        "",
+        "Unix socket of Envoy's admin interface, which has no authentication: a path, or @NAME for one "
+        "without a file (default: @memopod-envoy-PORT, after the listen port)",
+    )
+    store: tuple[str, ...] = setting(
+        ("metadata-grpc-service:8080",),
+        "HOST:PORT of the metadata stores. Each address that a name stands for is one replica, and each call "
+        "goes to one of them: name a headless Service, or list them",
+    )
+    guard: str | None = setting(
+        None,
+        "HOST:PORT of `memopod metadata-guard`: reads at the listen port go there instead of to the store",
+    )
+    cors_origins: tuple[str, ...] = setting(
+        (),
+        "origins whose pages may read: https://ui.example.org, with * for any part, or * alone for all "
+        "(default: none, only pages that come through the same origin)",
+    )
+    tls_certificate: str = setting("", "PEM file: serve TLS at both ports with this certificate chain")
+    tls_key: str = setting("", "PEM file: its key")
+    tls_client_ca: str = setting("", "PEM file: clients must show a certificate of these authorities")
+    store_tls: bool = setting(False, "speak TLS to the stores")
+    store_ca: str = setting(
+        "/etc/ssl/certs/ca-certificates.crt", "PEM file: the authorities that the stores' certificates are of"
+    )
+    store_name: str = setting("", "name in the stores' certificates (default: the first store's host)")
+    store_certificate: str = setting("", "PEM file: certificate to show to the stores")
+    store_key: str = setting("", "PEM file: its key")
+    access_log: bool = setting(True, "a JSON line on stdout for each call, without payloads")
+    log_level: str = setting("warning", "Envoy's own: trace, debug, info, warning, error, critical or off")
+
+    def __post_init__(self) -> None:
+        self._check_ports()
+        if self.listen_address:
+            try:
+                ipaddress.ip_address(self.listen_address)
+            except ValueError:
+                raise ValueError(
+                    f"--listen-address: expected an IP address, got {self.listen_address!r}"
+                ) from None
+        if not self.store:
+            raise ValueError("--store: expected HOST:PORT, got nothing")
+        for store in self.store:
+            endpoint(store, "--store")
+        if self.guard is not None:
+            endpoint(self.guard, "--guard")
+        for origin in self.cors_origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"--cors-origins: expected SCHEME://HOST[:PORT] or *, got {origin!r}")
+        self._check_tls()
+
+    def _check_ports(self) -> None:
+        ports = {"--listen-port": self.listen_port, "--status-port": self.status_port}
+        if self.full_port:
+            ports["--full-port"] = self.full_port
+        for flag, port in ports.items():
+            if not 0 < port < 65536:
+                raise ValueError(f"{flag}: expected a port, 1 to 65535, got {port}")
+        if len(set(ports.values())) < len(ports):
+            raise ValueError(
+                f"expected different ports, got {', '.join(f'{f} {p}' for f, p in ports.items())}"
+            )
+
+    def _check_tls(self) -> None:
+        for certificate, key, names in (
+            (self.tls_certificate, self.tls_key, "--tls-certificate and --tls-key"),
+            (self.store_certificate, self.store_key, "--store-certificate and --store-key"),
+        ):
+            if bool(certificate) != bool(key):
+                raise ValueError(f"{names}: expected both or neither")
+        if self.tls_client_ca and not self.tls_certificate:
+            raise ValueError("--tls-client-ca: expected --tls-certificate and --tls-key with it")
+        if self.store_certificate and not self.store_tls:
+            raise ValueError("--store-certificate: expected --store-tls with it")
+
+    @property
+    def stores(self) -> tuple[Endpoint, ...]:
+        """The stores' addresses."""
+        return tuple(endpoint(store, "--store") for store in self.store)
+
+    @property
+    def admin(self) -> str:
+        """The admin interface's Unix socket; one that starts with @ has no file."""
+        return self.admin_socket or f"@memopod-envoy-{self.listen_port}"
+
+
+def endpoint(text: str, flag: str) -> Endpoint:
+    """HOST:PORT, an IPv6 address in brackets. Raises ValueError, naming `flag`, for anything else."""
+    host, colon, port = text.rpartition(":")
+    bare = host.removeprefix("[").removesuffix("]")
+    if not colon or not bare or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ValueError(f"{flag}: expected HOST:PORT, got {text!r}")
+    return Endpoint(bare, int(port))

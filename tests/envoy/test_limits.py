@@ -1,0 +1,92 @@
+"""What clients that are slow or demanding can do, and cannot."""
+
+import asyncio
+import json
+
+import grpc
+import pytest
+from ml_metadata.proto import metadata_store_service_pb2 as service
+
+SERVICE = "/ml_metadata.MetadataStoreService"
+MEGABYTE = 1024 * 1024
+
+
+async def test_metadata_of_sixteen_kilobytes_passes(envoy):
+    for address in (envoy.address, envoy.full_address):
+        async with grpc.aio.insecure_channel(address) as channel:
+            call = channel.unary_unary(f"{SERVICE}/GetContextTypes")
+            assert await call(b"", timeout=10, metadata=[("x-large", "x" * (15 * 1024))]) is not None
+
+
+async def test_cookies_that_the_store_would_refuse_stay_behind(web):
+    cookies = "; ".join(f"session-{part}={'c' * 3000}" for part in range(20))
+    headers = {"Cookie": cookies, "Authorization": "Bearer " + "t" * 6000}
+    request, response = service.GetContextTypesRequest(), service.GetContextTypesResponse
+    status, answered, body = await web.post("GetContextTypes", request, headers=headers)
+    (_, message), (_, end) = web.frames(body)
+    assert (status, web.trailers(end)["grpc-status"]) == (200, "0"), answered
+    response.FromString(message)
+
+
+async def test_more_headers_than_anybody_needs_are_refused(envoy, web):
+    status, _, _ = await web.post("GetContextTypes", headers={"Cookie": "c" * 200 * 1024})
+    assert status == 431
+    async with grpc.aio.insecure_channel(envoy.address) as channel:
+        with pytest.raises(grpc.aio.AioRpcError):
+            await channel.unary_unary(f"{SERVICE}/GetContextTypes")(
+                b"", timeout=10, metadata=[("x-large", "x" * 200 * 1024)]
+            )
+    await web.read("GetContextTypes", service.GetContextTypesRequest(), service.GetContextTypesResponse)
+
+
+async def test_a_client_that_never_ends_its_headers_is_cut_off(start_envoy, metadata_store):
+    def sooner(config):
+        for listener in config["static_resources"]["listeners"]:
+            (manager,) = listener["filter_chains"][0]["filters"]
+            assert manager["typed_config"]["request_headers_timeout"] == "10s"
+            manager["typed_config"]["request_headers_timeout"] = "0.5s"
+
+    envoy = await asyncio.to_thread(start_envoy, metadata_store, change=sooner)
+    for port in (envoy.port, envoy.status_port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(f"POST {SERVICE}/GetContexts HTTP/1.1\r\nHost: x\r\n".encode())
+        async with asyncio.timeout(30):
+            assert (await reader.read()).startswith(b"HTTP/1.1 408")
+        writer.close()
+
+
+async def test_a_client_that_does_not_read_costs_little_and_delays_nobody(start_envoy, grpc_server, web_of):
+    large, small = b"x" * 50 * MEGABYTE, b"small"
+
+    async def answer(request, context):
+        return large if request else small
+
+    async with grpc_server({"GetContexts": answer}) as port:
+        envoy = await asyncio.to_thread(start_envoy, f"127.0.0.1:{port}", flags=["--log-level=error"])
+        async with web_of(envoy) as web:
+            await web.post("GetContexts")
+            before = await allocated(envoy)
+            body = b"\x00\x00\x00\x00\x01x"
+            head = f"POST {SERVICE}/GetContexts HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+            head += "Content-Type: application/grpc-web+proto\r\nX-Grpc-Web: 1\r\n\r\n"
+            stuck = []
+            for _ in range(8):
+                reader, writer = await asyncio.open_connection("127.0.0.1", envoy.port, limit=1024)
+                writer.write(head.encode() + body)
+                assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+                stuck.append((reader, writer))
+            async with asyncio.timeout(30):
+                for _ in range(50):
+                    _, _, got = await web.post("GetContexts")
+                    assert web.frames(got)[0] == (0, small)
+            assert await allocated(envoy) - before < 8 * 10 * MEGABYTE
+            for reader, writer in stuck:
+                async with asyncio.timeout(60):
+                    rest = 0
+                    while rest < len(large):
+                        rest += len(await reader.read(MEGABYTE))
+                writer.close()
+
+
+async def allocated(envoy):
+    return int(json.loads(await envoy.admin("/memory"))["allocated"])
