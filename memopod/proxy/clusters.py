@@ -23,7 +23,7 @@ _AT_ONCE = 10_000
 
 def clusters(settings: Settings) -> list[dict[str, Any]]:
     """The clusters that the listeners' routes name."""
-    found = [_grpc(STORE, settings.stores) | tls.upstream(settings)]
+    found = [{**_grpc(STORE, settings.stores), **tls.upstream(settings)}]
     if settings.guard is not None:
         found.append(_grpc(GUARD, [endpoint(settings.guard, "--guard")]))
     found.append(

@@ -22,7 +22,7 @@ def through_grpc_web(address, method, request, response):
     )
     with urllib.request.urlopen(post, timeout=20) as answer:
         assert answer.headers["Content-Type"].startswith("application/grpc-web")
-        assert answer.headers["Access-Control-Allow-Origin"] in {"*", "http://ui.example.com"}
+        assert "Access-Control-Allow-Origin" not in answer.headers  # a page of elsewhere may not read it
         content = answer.read()
     messages, trailers = [], b""
     while content:
