@@ -1,18 +1,25 @@
 """The metadata writer's process: what is started, in which order, and how it ends."""
 
 import asyncio
+import os
+import socket
 import sys
+import uuid
+from collections.abc import Coroutine, Sequence
+from typing import Any
 
 import structlog
 
-from memopod.kube import PODS, WORKFLOWS, Client, Informer
+from memopod.kube import PODS, TASK_RESULTS, WORKFLOWS, Client, Informer, identity
 from memopod.mlmd import StoreClient
 from memopod.service import Health, configure_logs, parse, run
 from memopod.steps import names
+from metadata_writer.pod_marks import Marking
 from metadata_writer.recorder import Recorder
 from metadata_writer.settings import Settings
+from metadata_writer.shards import Shards
 from metadata_writer.store_probe import StoreProbe
-from metadata_writer.writer import Writer
+from metadata_writer.writer import Options, Writer
 
 _log = structlog.get_logger()
 
@@ -40,55 +47,100 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         Client.from_kubeconfig(settings.kubeconfig or None, user_agent="memopod-writer") as client,
         StoreClient(settings.store, timeout=settings.store_timeout) as store,
     ):
-        probe = StoreProbe(store)
-        writer = Writer(client, Recorder(store), probe, limit=settings.queue_limit)
-        namespace = settings.namespace or None
-        pods = Informer(
-            client,
-            PODS,
-            namespace=namespace,
-            label_selector=names.ARGO_WORKFLOW,
-            on_event=writer.sightings.on_pod,
+        probe, recorder = StoreProbe(store), Recorder(store)
+        shards = Shards(settings.shards)
+        options = Options(
+            live_bytes=settings.live_mebibytes << 20,
+            gone_bytes=settings.gone_mebibytes << 20,
+            batch=settings.batch,
+            marking=Marking(settings.label_pods),
         )
-        workflows = Informer(client, WORKFLOWS, namespace=namespace, on_event=writer.sightings.on_workflow)
-        writer.sightings.pods_listed = pods.synced
-        writer.sightings.workflows_listed = workflows.synced
+        writer = Writer(client, recorder, probe, shards, options)
+        pods, workflows, results = informers(client, settings.namespace or None, writer)
         health = Health(
             {
                 "Pods are listed": pods.synced.is_set,
                 "Workflows are listed": workflows.synced.is_set,
                 "the store answers": probe.up.is_set,
-            }
+            },
+            status=writer.status,
         )
         port = await health.start(settings.health_host, settings.health_port)
-        _log.info("recording", store=settings.store, namespace=namespace, health_port=port)
+        _log.info("recording", store=settings.store, namespace=settings.namespace, health_port=port)
+        following = [i.run() for i in (workflows, results, pods)]
         try:
-            await _run(settings, stop, writer, probe, (workflows, pods))
+            await _run(
+                settings, stop, writer, following, [probe.run()], _elect(settings, client, shards, writer)
+            )
         finally:
             await health.stop()
+
+
+def informers(client: Client, namespace: str | None, writer: Writer) -> tuple[Informer, Informer, Informer]:
+    """Those of Pods, Workflows and WorkflowTaskResults: they tell the writer, and keep next to nothing."""
+    sightings = writer.sightings
+    pods = Informer(
+        client,
+        PODS,
+        namespace=namespace,
+        label_selector=names.ARGO_WORKFLOW,
+        on_event=sightings.on_pod,
+        keep=sightings.keep_pod,
+        pace=writer.pace,
+    )
+    workflows = Informer(
+        client,
+        WORKFLOWS,
+        namespace=namespace,
+        on_event=sightings.on_workflow,
+        keep=identity,
+        pace=writer.pace,
+    )
+    results = Informer(client, TASK_RESULTS, namespace=namespace, on_event=sightings.on_result, keep=identity)
+    sightings.pods_listed = pods.synced
+    sightings.workflows_listed = workflows.synced
+    return pods, workflows, results
+
+
+def _elect(
+    settings: Settings, client: Client, shards: Shards, writer: Writer
+) -> list[Coroutine[Any, Any, None]]:
+    home = os.environ.get("POD_NAMESPACE", "")
+    if settings.leader_elect == "off" or (settings.leader_elect == "auto" and not home):
+        return []
+    return shards.elect(
+        client,
+        namespace=settings.lease_namespace or home or "default",
+        identity=f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}",
+        won=writer.won,
+    )
 
 
 async def _run(
     settings: Settings,
     stop: asyncio.Event,
     writer: Writer,
-    probe: StoreProbe,
-    informers: tuple[Informer, ...],
+    following: Sequence[Coroutine[Any, Any, None]],
+    helping: Sequence[Coroutine[Any, Any, None]],
+    electing: Sequence[Coroutine[Any, Any, None]],
 ) -> None:
     async with asyncio.TaskGroup() as tasks:
         # What ends by an error ends the process: a new one starts from the cluster and the store.
-        watching = [tasks.create_task(i.run(), name=f"watch {n}") for n, i in enumerate(informers)]
+        watching = [tasks.create_task(run, name=f"watch {n}") for n, run in enumerate(following)]
         working = [tasks.create_task(writer.work(), name=f"record {n}") for n in range(settings.concurrency)]
-        working.append(tasks.create_task(probe.run(), name="probe the store"))
+        working += [tasks.create_task(run, name=f"help {n}") for n, run in enumerate(helping)]
+        leading = [tasks.create_task(run, name=f"lead shard {n}") for n, run in enumerate(electing)]
         await stop.wait()
         await _cancel(watching)
         left = await writer.drain(settings.drain_timeout)
         if left:
             _log.warning("not recorded yet; the next start finds them again", steps=left)
         await _cancel(working)
+        await _cancel(leading)  # last: nobody else may write before
 
 
 async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
     for task in tasks:
         task.cancel()
-    await asyncio.wait(tasks)
+    if tasks:
+        await asyncio.wait(tasks)

@@ -8,6 +8,16 @@ RECORDED = Counter(
 UNCHANGED = Counter("memopod_writer_steps_unchanged", "Steps looked at that the store knew already.")
 RETRIES = Counter("memopod_writer_retries", "Recordings that were tried again.", ["reason"])
 FAILING = Gauge("memopod_writer_steps_failing", "Steps whose last recording failed; they are tried again.")
+QUARANTINED = Gauge(
+    "memopod_writer_steps_quarantined", "Steps that cannot be recorded; they are tried again, seldom."
+)
+MARKED = Counter("memopod_writer_pods_marked", "Pods that got Kubeflow's labels and annotations.")
+FETCHED = Counter(
+    "memopod_writer_fetches", "Objects asked of the API server since they were not kept.", ["kind"]
+)
+OFFLOADED = Counter("memopod_writer_outputs_offloaded", "Steps whose outputs are in Argo's own database.")
+KEPT = Gauge("memopod_writer_kept_bytes", "Objects kept for steps that are not recorded in full.")
+OLDEST = Gauge("memopod_writer_oldest_waiting_seconds", "How long the step waits that waits longest.")
 QUEUE = Gauge("memopod_writer_queue_depth", "Steps that wait to be recorded.")
 LAG = Histogram(
     "memopod_writer_lag_seconds",

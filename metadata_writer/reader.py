@@ -91,13 +91,15 @@ def read_pod(
     outputs: Outputs | None = None,
     pod_gone: bool = False,
     workflow_gone: bool = False,
+    archive: Mapping[str, Any] | None = None,
 ) -> StepRecord:
     """What is known of a step whose Pod was seen.
 
     `node` is its entry in the Workflow's `status.nodes`, `outputs` what it put out, both None while
-    unknown. Where Pod and Workflow are gone, a step that has not finished never will.
+    unknown. Where Pod and Workflow are gone, a step that has not finished never will. `archive` is the
+    Workflow's artifact repository, for a template that does not repeat it.
     """
-    state = _pod_state(step, closing_node(node, pod_gone=pod_gone), orphaned=pod_gone and workflow_gone)
+    state = _pod_state(step, node, pod_gone=pod_gone, workflow_gone=workflow_gone)
     display_name = last_part(step.node_name) or step.pod_name
     component = read_component(step.template_name or display_name, step.annotations)
     return StepRecord(
@@ -112,8 +114,9 @@ def read_pod(
             **_output_parameters(outputs),
             **_identity(step.workflow, step.namespace, step.node_name),
             **_pod_facts(step, node if state.finished and is_fulfilled(node) else None),
+            **_source_of_kubeflow(step),
         },
-        inputs=_inputs(step.template, None),
+        inputs=_inputs(step.template, archive),
         outputs=_outputs(outputs, component, step.template_name, step.workflow),
         source_execution=step.annotations.get(names.SOURCE_EXECUTION) if step.reused else None,
     )
@@ -188,17 +191,25 @@ def _pod_phase(step: Step) -> str:
     return str((step.pod.get("status") or {}).get("phase", ""))
 
 
-def _pod_state(step: Step, closed: Mapping[str, Any] | None, *, orphaned: bool) -> State:
+def _pod_state(step: Step, node: Mapping[str, Any] | None, *, pod_gone: bool, workflow_gone: bool) -> State:
     phase = _pod_phase(step)
     if phase == "Succeeded":
-        return State.CACHED if step.reused else State.COMPLETE
+        return State.CACHED if _reused(step) else State.COMPLETE
+    if phase == "Failed" and node is not None and node.get("phase") == "Succeeded":
+        return State.COMPLETE  # for Argo the step's own container counts, not its sidecars
+    closed = closing_node(node, pod_gone=pod_gone)
     if closed is not None:
         state = _node_state(closed)
         # Argo's word on how it ended, but the Pod's on whether it ran.
         return State.COMPLETE if state is State.CACHED and phase == "Running" else state
     if phase == "Failed":
         return State.FAILED
-    return State.CANCELED if orphaned else State.RUNNING
+    return State.CANCELED if pod_gone and workflow_gone else State.RUNNING
+
+
+def _reused(step: Step) -> bool:
+    """Whether memopod or Kubeflow's cache server gave this Pod the outputs of an earlier run."""
+    return step.reused or step.labels.get(names.KFP_REUSED) == "true"
 
 
 def _node_state(node: Mapping[str, Any], *, ended: bool = False) -> State:
@@ -232,6 +243,14 @@ def _pod_facts(step: Step, closed: Mapping[str, Any] | None) -> dict[str, Value]
         started_at=_milliseconds(started or (step.pod.get("status") or {}).get("startTime")),
         finished_at=_milliseconds(ended.get("finishedAt") or (closed or {}).get("finishedAt")),
     )
+
+
+def _source_of_kubeflow(step: Step) -> dict[str, Value]:
+    """The store's id of the execution that Kubeflow's cache server reused."""
+    source = step.labels.get(names.KFP_EXECUTION_ID, "")
+    if step.labels.get(names.KFP_REUSED) != "true" or not source.isdecimal() or not fits(int(source)):
+        return {}
+    return {"cached_execution_id": int(source)}
 
 
 def own_container(pod: Mapping[str, Any]) -> Mapping[str, Any] | None:

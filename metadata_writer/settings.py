@@ -20,12 +20,36 @@ class Settings:
     health_port: int = setting(9095, "Port of /healthz, /readyz and /metrics; 0 picks a free one.")
     log_level: str = setting("info", "debug, info, warning or error.")
     concurrency: int = setting(
-        8, "Steps recorded at once: enough to hide the store's latency, few enough for its database."
+        3, "Batches recorded at once: one is read while others are written; the store has one writer anyway."
     )
-    queue_limit: int = setting(
-        10_000,
-        "Deleted Pods that wait to be recorded. Others cost nothing: the API server still has them. "
-        "Beyond it the oldest is let go, and recorded from its Workflow's status.",
+    batch: int = setting(
+        100,
+        "Steps of a batch at most: they share the questions to the store, those of one run a transaction.",
+    )
+    live_mebibytes: int = setting(
+        48,
+        "MiB for Pods and nodes of steps that are not recorded in full (1 - 2 KB each). Beyond it they are "
+        "asked of the API server again.",
+    )
+    gone_mebibytes: int = setting(
+        64,
+        "MiB for deleted Pods and Workflows of steps that are not recorded yet, as while the store is away. "
+        "Beyond it the oldest are let go, and Pods recorded from their Workflow's status.",
+    )
+    label_pods: str = setting(
+        "auto",
+        "Whether recorded Pods get the labels and annotations of Kubeflow's writer: on, off, or auto: those "
+        "that Kubeflow labelled itself.",
+    )
+    leader_elect: str = setting(
+        "auto",
+        "Whether replicas agree by a Lease on who writes: on, off, or auto: on in a cluster, that is where "
+        "POD_NAMESPACE is set.",
+    )
+    lease_namespace: str = setting("", "Namespace of the Leases; empty: $POD_NAMESPACE, else default.")
+    shards: int = setting(
+        1,
+        "Shares of the namespaces, by their names' hashes, each with its leader; the same for all replicas.",
     )
     store_timeout: float = setting(10.0, "Seconds that one call of the store may take.")
     drain_timeout: float = setting(
@@ -33,7 +57,10 @@ class Settings:
     )
 
     def __post_init__(self) -> None:
-        for name in ("concurrency", "queue_limit"):
+        for name, value in (("label_pods", self.label_pods), ("leader_elect", self.leader_elect)):
+            if value not in ("auto", "on", "off"):
+                raise ValueError(f"{name}: expected auto, on or off, got {value!r}")
+        for name in ("concurrency", "batch", "live_mebibytes", "gone_mebibytes", "shards"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected 1 or more, got {getattr(self, name)}")
         host, _, port = self.store.rpartition(":")

@@ -22,29 +22,23 @@ class StoreProbe:
 
     def __init__(self, store: StoreClient) -> None:
         self._store = store
-        self._look_now = asyncio.Event()
+        self._asking = asyncio.Lock()
         self._log = structlog.get_logger()
         self._answers: bool | None = None
         self.up = asyncio.Event()
 
-    def lost(self) -> None:
-        """A call found the store away."""
-        self.up.clear()
-        self._look_now.set()
-
     async def run(self) -> None:
         """Ask until cancelled."""
         while True:
-            self._look_now.clear()
+            answers = await self.ask()
+            await asyncio.sleep(_STEADY if answers else _AWAY)
+
+    async def ask(self) -> bool:
+        """Whether the store answers at this moment."""
+        async with self._asking:
             await self._ask()
-            metrics.STORE_UP.set(self.up.is_set())
-            if not self.up.is_set():
-                await asyncio.sleep(_AWAY)
-                continue
-            try:
-                await asyncio.wait_for(self._look_now.wait(), _STEADY)
-            except TimeoutError:
-                continue
+        metrics.STORE_UP.set(self.up.is_set())
+        return self.up.is_set()
 
     async def _ask(self) -> None:
         try:

@@ -21,6 +21,7 @@ class WorkQueue(Generic[K]):
         self._again: set[K] = set()
         self._timers: dict[K, asyncio.TimerHandle] = {}
         self._filled = asyncio.Event()
+        self._taken = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -47,12 +48,29 @@ class WorkQueue(Generic[K]):
 
     async def get(self) -> K:
         """The next key; waits for one."""
+        (key,) = await self.take(1, 0.0)
+        return key
+
+    async def take(self, most: int, linger: float) -> list[K]:
+        """The next keys, `most` at most: waits for one, and then `linger` seconds for more."""
         while not self._waiting:
             self._filled.clear()
             await self._filled.wait()
-        key, _ = self._waiting.popitem(last=False)
-        self._active.add(key)
-        return key
+        if linger and len(self._waiting) < most:
+            await asyncio.sleep(linger)
+        taken: list[K] = []
+        while self._waiting and len(taken) < most:
+            key, _ = self._waiting.popitem(last=False)
+            self._active.add(key)
+            taken.append(key)
+        self._taken.set()
+        return taken or await self.take(most, linger)  # others were quicker
+
+    async def fewer_than(self, waiting: int) -> None:
+        """Wait until fewer keys wait."""
+        while len(self._waiting) >= waiting:
+            self._taken.clear()
+            await self._taken.wait()
 
     def done(self, key: K) -> None:
         """The work on a key has ended."""

@@ -1,4 +1,4 @@
-"""Keeps the store in step with the cluster: looks at a step, records what is to be seen, comes back if
+"""Keeps the store in step with the cluster: looks at steps, records what is to be seen, comes back if
 something is missing.
 
 Nothing that fails is dropped, and nothing that fails delays another step: while the store is away all
@@ -6,83 +6,111 @@ wait for it, a step that fails by itself waits alone, for longer each time.
 """
 
 import asyncio
-import dataclasses
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
-import msgspec
 import structlog
 
-from memopod.kube import CONFIG_MAPS, ApiError, Client, NotFound
-from memopod.kube.outputs import fetch_outputs
+from memopod.kube import PODS, ApiError, Client, Conflict, NotFound, emit
 from memopod.mlmd import StoreError, StoreUnavailable
-from memopod.steps import NotAStep, Outputs, Step, names, read_step
-from memopod.steps.argo import decode_template
-from memopod.steps.outputs import NodesOffloaded, declared, read_outputs
-from metadata_writer import metrics, reader
-from metadata_writer.recorder import Outcome, Recorder
-from metadata_writer.records import State, StepRecord
-from metadata_writer.sightings import Sighting, Sightings, StepKey
+from metadata_writer import metrics
+from metadata_writer.attempts import Attempts, as_json
+from metadata_writer.observer import Observation, Observer, TemplateGone, TemplateUnreadable
+from metadata_writer.pod_marks import Marking, marks
+from metadata_writer.recorder import Outcome, Recorder, Wish
+from metadata_writer.records import StepRecord
+from metadata_writer.shards import Shards, shard_of
+from metadata_writer.sightings import Sightings, StepKey
 from metadata_writer.store_probe import StoreProbe
 from metadata_writer.work_queue import WorkQueue
 
-_FIRST_DELAY: Final = 0.25
-"""Seconds before a step is looked at again for what was missing, doubled each time."""
-_LONGEST_DELAY: Final = 30.0
-"""At most that long: what comes late (an output, a producer's record) comes within seconds."""
+_LINGER: Final = 0.01
+"""Seconds that a batch waits for company: less than anybody notices, enough for a burst of events."""
 _LOOKS: Final = 12
 """How often a step is looked at again for what is missing: three minutes in all. After that only an
-event of its own, or a restart, brings it back."""
+event of its own, the round through the store for unresolved artifacts, or a restart brings it back."""
 _PATIENT_LOOKS: Final = 7
 """How often a reused step waits for the record of the run it reuses: half a minute. It is usually there."""
 _NODE_GRACE: Final = 2.0
 """Seconds that a node without a Pod is left alone: the Pod's event may be under way, and says more."""
+_FULL: Final = 5_000
+"""Steps that wait; beyond that no further page of a list is asked for."""
+_LISTED: Final = 100
+"""Steps in quarantine that `status` names; all are counted."""
 
-_decode = msgspec.json.Decoder().decode
+RecordedHook = Callable[[StepRecord], None]
 
 
-class TemplateGone(LookupError):
-    """A step's template was offloaded, and neither its ConfigMap nor its node is there (yet)."""
+@dataclass(slots=True, kw_only=True)
+class Options:
+    """How a writer works: see the settings of the same names. `recorded` hears of each new record."""
+
+    live_bytes: int
+    gone_bytes: int
+    batch: int = 100
+    marking: Marking = Marking.AUTO
+    recorded: RecordedHook | None = None
 
 
 @dataclass(slots=True)
-class _Progress:
-    """How often a step was looked at in vain: for `looks`, something was missing; in `failures`, an error."""
+class _Turn:
+    """One step of a batch."""
 
-    looks: int = 0
-    failures: int = 0
+    key: StepKey
+    seen: Observation
+    record: StepRecord
+    patient: bool
+
+
+@dataclass(slots=True)
+class _Lag:
+    """Seconds from the event that showed a step to its record, of the last thousand."""
+
+    since: dict[StepKey, float] = field(default_factory=dict)
+    last: deque[float] = field(default_factory=lambda: deque(maxlen=1000))
+
+    def oldest(self) -> float:
+        first = next(iter(self.since.values()), None)
+        return 0.0 if first is None else time.monotonic() - first
 
 
 class Writer:
-    """Any number of tasks may `work` at once; each takes another step."""
+    """Any number of tasks may `work` at once; each takes other steps."""
 
-    def __init__(self, client: Client, recorder: Recorder, probe: StoreProbe, *, limit: int) -> None:
+    def __init__(
+        self, client: Client, recorder: Recorder, probe: StoreProbe, shards: Shards, options: Options
+    ) -> None:
         self._client = client
         self._recorder = recorder
         self._probe = probe
+        self._shards = shards
+        self._options = options
         self._queue: WorkQueue[StepKey] = WorkQueue()
-        self._since: dict[StepKey, float] = {}
-        self._progress: dict[StepKey, _Progress] = {}
-        self._failing: set[StepKey] = set()
+        self._parked: dict[int, set[StepKey]] = {}
+        self._attempts: Attempts[StepKey] = Attempts()
+        self._lag = _Lag()
         self._log = structlog.get_logger()
-        self.sightings = Sightings(self._changed, limit=limit)
+        self.sightings = Sightings(self._changed, live=options.live_bytes, gone=options.gone_bytes)
+        self._observer = Observer(client, self.sightings)
+        metrics.FAILING.set_function(lambda: self._attempts.failing)
+        metrics.QUARANTINED.set_function(lambda: len(self._attempts.quarantine()))
+        metrics.QUEUE.set_function(lambda: len(self._queue))
+        metrics.KEPT.set_function(lambda: self.sightings.bytes_kept)
+        metrics.OLDEST.set_function(self._lag.oldest)
 
     async def work(self) -> None:
-        """Record one step after another until cancelled, once all Pods are listed.
-
-        Before that a node without a Pod would look like one whose Pod is gone.
-        """
-        await self.sightings.pods_listed.wait()
+        """Record batch after batch until cancelled."""
         while True:
             await self._probe.up.wait()
-            key = await self._queue.get()
+            keys = await self._queue.take(self._options.batch, _LINGER)
             try:
-                await self._try(key)
+                await self._record(keys)
             finally:
-                self._queue.done(key)
-                metrics.QUEUE.set(len(self._queue))
+                for key in keys:
+                    self._queue.done(key)
 
     async def drain(self, seconds: float) -> int:
         """Wait until all that waits is recorded, at most that long; how many steps are left."""
@@ -94,193 +122,210 @@ class Writer:
             self._queue.close()
         return 0
 
-    def _changed(self, key: StepKey) -> None:
-        self._since.setdefault(key, time.monotonic())
-        self._queue.add(key)
-        metrics.QUEUE.set(len(self._queue))
+    async def pace(self) -> None:
+        """Wait while so many steps are queued that no more should be listed."""
+        await self._queue.fewer_than(_FULL)
 
-    async def _try(self, key: StepKey) -> None:
-        try:
-            await self._look(key)
-        except StoreUnavailable as error:
-            self._log.warning("the store is away", error=str(error))
-            metrics.RETRIES.labels(reason="store-away").inc()
-            self._probe.lost()
+    def won(self, shard: int) -> None:
+        """This replica leads a shard from now on: its steps have their turn."""
+        for key in self._parked.pop(shard, ()):
             self._queue.add(key)
-        except (StoreError, ApiError, TemplateGone) as error:
-            self._put_off(key, error)
+
+    def status(self) -> dict[str, Any]:
+        """For `memopod writer status`."""
+        quarantine, last = self._attempts.quarantine(), self._attempts.last_error()
+        lags = sorted(self._lag.last)
+        return {
+            "store": "answers" if self._probe.up.is_set() else "away",
+            "shards": {"led": self._shards.led(), "of": self._shards.count},
+            "queue": len(self._queue),
+            "parked": sum(map(len, self._parked.values())),
+            "steps_seen": self.sightings.steps,
+            "bytes_kept": self.sightings.bytes_kept,
+            "unreadable_workflows": self.sightings.unreadable_workflows,
+            "oldest_waiting_seconds": round(self._lag.oldest(), 3),
+            "lag_seconds": {
+                name: round(lags[int(share * (len(lags) - 1))], 3) if lags else None
+                for name, share in (("p50", 0.5), ("p99", 0.99))
+            },
+            "failing": self._attempts.failing,
+            "quarantined": len(quarantine),
+            "quarantine": [
+                {"step": "/".join(key), "namespace": self.sightings.namespace(key), **as_json(attempt)}
+                for key, attempt in list(quarantine.items())[:_LISTED]
+            ],
+            "last_error": as_json(last) if last is not None else None,
+        }
+
+    def _changed(self, key: StepKey) -> None:
+        self._lag.since.setdefault(key, time.monotonic())
+        self._queue.add(key)
+
+    async def _record(self, keys: Sequence[StepKey]) -> None:
+        turns = []
+        for key in sorted(keys):  # the steps of a workflow side by side
+            if self._leads(key):
+                turn = await self._observe(key)
+                if turn is not None:
+                    turns.append(turn)
+        turns = [turn for turn in turns if self._leads(turn.key)]
+        if not turns:
+            return
+        try:
+            results = await self._recorder.record_all([Wish(turn.record, turn.patient) for turn in turns])
         except Exception as error:  # noqa: BLE001 (one step that nobody foresaw must not stop the others)
-            self._put_off(key, error, unforeseen=True)
+            for turn in turns:
+                await self._put_off(turn.key, error, unforeseen=True)
+            return
+        await self._conclude(turns, results)
 
-    async def _look(self, key: StepKey) -> None:
-        sighting = self.sightings.look(key)
-        progress = self._progress.get(key, _Progress())
-        record, reported = await self._read(sighting)
+    def _leads(self, key: StepKey) -> bool:
+        namespace = self.sightings.namespace(key)
+        if self._shards.leads(namespace):
+            return True
+        self._lag.since.pop(key, None)
+        self._parked.setdefault(shard_of(namespace, self._shards.count), set()).add(key)
+        return False
+
+    async def _observe(self, key: StepKey) -> _Turn | None:
+        looks = self._attempts.looks(key)
+        try:
+            seen = await self._observer.observe(key)
+        except (ApiError, TemplateGone) as error:
+            await self._put_off(key, error)
+            return None
+        except TemplateUnreadable as error:
+            await self._put_off(key, error, hopeless=True)
+            return None
+        except Exception as error:  # noqa: BLE001 (one step that nobody foresaw must not stop the others)
+            await self._put_off(key, error, unforeseen=True)
+            return None
+        record = seen.record
         if record is None:
-            self._finish(key, settled=sighting.workflow_gone)
-            return
-        if not record.from_pod and not progress.looks:
-            self._progress[key] = _Progress(looks=1)
+            self._finish(key, settled=seen.closed)
+            return None
+        if not record.from_pod and not (looks and self.sightings.pods_listed.is_set()):
+            # Before all Pods are listed, a node without one looks like one whose Pod is gone.
+            self._attempts.looked(key)
             self._queue.add_later(key, _NODE_GRACE)
+            return None
+        if not seen.reported and not looks and seen.pod is not None:
+            self._queue.add_later(key, self._attempts.looked(key))  # what it put out is under way
+            return None
+        return _Turn(key, seen, record, patient=looks < _PATIENT_LOOKS)
+
+    async def _conclude(self, turns: Sequence[_Turn], results: Sequence[Outcome | StoreError]) -> None:
+        lost = [turn for turn, r in zip(turns, results, strict=True) if isinstance(r, StoreUnavailable)]
+        away = bool(lost) and not await self._probe.ask()
+        if away:
+            metrics.RETRIES.labels(reason="store-away").inc(len(lost))
+        marked = []
+        for turn, result in zip(turns, results, strict=True):
+            if isinstance(result, StoreUnavailable) and away:
+                self._queue.add(turn.key)
+            elif isinstance(result, StoreError):
+                await self._put_off(turn.key, result)
+            else:
+                marked.append(self._mark_and_go_on(turn, result))
+        await asyncio.gather(*marked)
+
+    async def _mark_and_go_on(self, turn: _Turn, outcome: Outcome) -> None:
+        self._count(turn, outcome)
+        try:
+            if turn.seen.reported:
+                await self._mark_pod(turn, outcome)
+        except ApiError as error:
+            await self._put_off(turn.key, error)
             return
-        patient = progress.looks < _PATIENT_LOOKS
-        outcome = await self._recorder.record(record, patient=patient)
-        self._count(key, record, outcome)
-        if reported and not outcome.unresolved and not outcome.awaits_source:
-            self._finish(key, settled=record.state.finished)
+        if turn.seen.reported and not outcome.unresolved and not outcome.awaits_source:
+            over = turn.seen.closed or turn.seen.pod is None
+            self._finish(turn.key, settled=turn.record.state.finished and over)
         else:
-            self._come_back(key, record, outcome)
+            self._come_back(turn, outcome)
 
-    async def _read(self, sighting: Sighting) -> tuple[StepRecord | None, bool]:
-        """What to record, None for nothing, and whether all outputs are in it that are to come."""
-        if sighting.pod is None:
-            return self._read_node(sighting), True
+    async def _mark_pod(self, turn: _Turn, outcome: Outcome) -> None:
+        pod = turn.seen.pod
+        if pod is None or outcome.ids is None:
+            return
+        patch = marks(pod, turn.record, outcome.ids, outcome.context_id, self._options.marking)
+        if patch is None:
+            return
+        metadata = pod["metadata"]
+        patch["metadata"]["uid"] = metadata["uid"]  # that very Pod, not one made anew under its name
         try:
-            step = read_step(sighting.pod, decode=_decode)
-        except NotAStep as error:
-            # The agent Pod of http templates is none; one with a broken template should be seen.
-            log = self._log.warning if error.reason == "template-unreadable" else self._log.debug
-            log("not a step", pod=sighting.pod["metadata"]["name"], reason=error.reason)
-            return None, True
-        closed = reader.closing_node(sighting.node, pod_gone=sighting.pod_gone)
-        if not reader.has_begun(step, closed):
-            return None, True
-        if step.template is None:
-            step = await self._with_template(step, sighting)
-        outputs = await self._outputs(step, sighting) if reader.has_finished(step, closed) else None
-        record = reader.read_pod(
-            step,
-            node=sighting.node,
-            outputs=outputs,
-            pod_gone=sighting.pod_gone,
-            workflow_gone=sighting.workflow_gone,
-        )
-        succeeded = record.state in (State.COMPLETE, State.CACHED)
-        return record, outputs is not None or not succeeded or sighting.workflow_gone
+            await self._client.patch(PODS, metadata["name"], patch, namespace=metadata["namespace"])
+        except (NotFound, Conflict):
+            return
+        metrics.MARKED.inc()
 
-    @staticmethod
-    def _read_node(sighting: Sighting) -> StepRecord | None:
-        workflow, node = sighting.workflow, sighting.node
-        if workflow is None or node is None:
-            return None
-        stopped = sighting.workflow_gone and node.get("phase") == "Running"
-        if not reader.is_fulfilled(node) and not stopped:
-            return None
-        outputs = read_outputs(node.get("outputs") or {}, reader.repository(workflow))
-        return reader.read_node(workflow, node, outputs=outputs, ended=sighting.workflow_gone)
-
-    async def _outputs(self, step: Step, sighting: Sighting) -> Outputs | None:
-        """Outputs of a step that has ended; None while there are more to come."""
-        node = sighting.node
-        if node is not None and reader.is_fulfilled(node):
-            template = step.template or {}
-            archive = template.get("archiveLocation") or reader.repository(sighting.workflow or {})
-            outputs = read_outputs(node.get("outputs") or {}, archive)
-            if _has_all(step, outputs):
-                return outputs
-            # Some versions of Argo close a node before its outputs are in.
-            return await self._fetch(step) or outputs
-        return await self._fetch(step)
-
-    async def _fetch(self, step: Step) -> Outputs | None:
-        try:
-            return await fetch_outputs(self._client, step)
-        except NodesOffloaded as error:
-            self._log.warning("outputs are not recorded", step=step.execution, error=str(error))
-            return Outputs(parameters={})
-
-    async def _with_template(self, step: Step, sighting: Sighting) -> Step:
-        """The step with its template from the ConfigMap that Argo put it into, else from the Workflow.
-
-        Raises TemplateGone where neither has it.
-        """
-        try:
-            config_map = await self._client.get(CONFIG_MAPS, step.pod_name, namespace=step.namespace)
-        except NotFound:
-            template = _template_of_node(sighting)
-        else:
-            text = (config_map.get("data") or {}).get(names.ENV_TEMPLATE)
-            template = decode_template(text, _decode) if text else _template_of_node(sighting)
-        if template is None:
-            raise TemplateGone(f"the template of Pod {step.pod_name} is in no ConfigMap and no Workflow")
-        return dataclasses.replace(step, template=template)
-
-    def _count(self, key: StepKey, record: StepRecord, outcome: Outcome) -> None:
+    def _count(self, turn: _Turn, outcome: Outcome) -> None:
         if outcome.awaits_source:
             return
-        since = self._since.pop(key, None)
+        since = self._lag.since.pop(turn.key, None)
         if not outcome.written:
             metrics.UNCHANGED.inc()
             return
+        record = turn.record
         metrics.RECORDED.labels(state=record.state.value).inc()
         if since is not None:
+            self._lag.last.append(time.monotonic() - since)
             metrics.LAG.observe(time.monotonic() - since)
         self._log.info("recorded", step=record.external_id, state=record.state.value, run=record.run.name)
+        if self._options.recorded is not None:
+            self._options.recorded(record)
 
     def _finish(self, key: StepKey, *, settled: bool) -> None:
-        self._progress.pop(key, None)
-        self._since.pop(key, None)
-        self._mark(key, failing=False)
+        self._attempts.done(key)
+        self._lag.since.pop(key, None)
         if settled:
             self.sightings.settle(key)
 
-    def _come_back(self, key: StepKey, record: StepRecord, outcome: Outcome) -> None:
-        progress = self._progress.setdefault(key, _Progress())
-        progress.failures = 0
-        progress.looks += 1
-        self._mark(key, failing=False)
-        if progress.looks < _LOOKS:
+    def _come_back(self, turn: _Turn, outcome: Outcome) -> None:
+        delay = self._attempts.looked(turn.key)
+        if self._attempts.looks(turn.key) < _LOOKS:
             metrics.RETRIES.labels(reason="incomplete").inc()
-            self._queue.add_later(key, _delay(progress.looks))
+            self._queue.add_later(turn.key, delay)
             return
         self._log.warning(
             "a step stays incomplete: some of its artifacts or outputs are not known",
-            step=record.external_id,
+            step=turn.record.external_id,
             artifacts=list(outcome.unresolved),
         )
-        self._finish(key, settled=record.state.finished)
+        self._finish(turn.key, settled=turn.record.state.finished)
 
-    def _mark(self, key: StepKey, *, failing: bool) -> None:
-        (self._failing.add if failing else self._failing.discard)(key)
-        metrics.FAILING.set(len(self._failing))
-
-    def _put_off(self, key: StepKey, error: Exception, *, unforeseen: bool = False) -> None:
-        progress = self._progress.setdefault(key, _Progress())
-        progress.failures += 1
-        delay = _delay(progress.failures)
+    async def _put_off(
+        self,
+        key: StepKey,
+        error: Exception,
+        *,
+        hopeless: bool = False,
+        unforeseen: bool = False,
+    ) -> None:
+        delay, quarantined = self._attempts.failed(key, error, hopeless=hopeless)
         metrics.RETRIES.labels(reason="error").inc()
-        self._mark(key, failing=True)
+        self._queue.add_later(key, delay)
         self._log.warning(
-            "a step was not recorded; it is tried again",
+            "a step is in quarantine: it cannot be recorded"
+            if quarantined
+            else "a step was not recorded; it is tried again",
             step="/".join(key),
             seconds=delay,
             error=f"{type(error).__name__}: {error}",
             exc_info=error if unforeseen else None,
         )
-        self._queue.add_later(key, delay)
+        if quarantined:
+            await self._tell(key, error)
 
-
-def _delay(tries: int) -> float:
-    return min(_LONGEST_DELAY, _FIRST_DELAY * 2.0 ** min(tries - 1, 20))
-
-
-def _has_all(step: Step, outputs: Outputs) -> bool:
-    template = step.template or {}
-    wanted = {str(p.get("name")) for p in declared(template, "parameters")}
-    wanted_artifacts = {str(a.get("name")) for a in declared(template, "artifacts")}
-    return (
-        wanted <= set(outputs.parameters)
-        and wanted_artifacts <= {a.name for a in outputs.artifacts}
-        and (outputs.result is not None or not step.wants_result)
-    )
-
-
-def _template_of_node(sighting: Sighting) -> Mapping[str, Any] | None:
-    """The Workflow's own template, with the node's inputs in place of what Argo would have filled in."""
-    if sighting.workflow is None or sighting.node is None:
-        return None
-    template = reader.find_template(sighting.workflow, sighting.node)
-    if template is None:
-        return None
-    inputs = sighting.node.get("inputs") or {}
-    return {**template, "inputs": inputs, "archiveLocation": reader.repository(sighting.workflow)}
+    async def _tell(self, key: StepKey, error: Exception) -> None:
+        """An Event on the Pod, for whoever wonders why its step is missing."""
+        sighting = self.sightings.look(key)
+        if sighting.pod is None or sighting.pod_gone:
+            return
+        await emit(
+            self._client,
+            sighting.pod,
+            reason="NotRecorded",
+            message=f"this step cannot be recorded in the metadata store: {type(error).__name__}: {error}",
+            component="memopod-metadata-writer",
+            type="Warning",
+        )

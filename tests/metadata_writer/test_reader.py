@@ -259,3 +259,21 @@ def test_kubeflow_v1_input_paths_become_names():
 )
 def test_the_display_name_is_the_last_part_of_the_node_name(node_name, part):
     assert reader.last_part(node_name) == part
+
+
+def test_a_step_that_argo_calls_succeeded_is_complete_whatever_became_of_a_sidecar(pod):
+    pod["status"]["phase"] = "Failed"
+    node = {"phase": "Succeeded", "finishedAt": "2026-11-23T22:00:50Z"}
+    assert reader.read_pod(read_step(pod)).state is State.FAILED
+    assert reader.read_pod(read_step(pod), node=node).state is State.COMPLETE
+
+
+def test_a_pod_that_kubeflows_cache_server_replaced_is_cached(pod):
+    pod["metadata"]["labels"] |= {
+        "pipelines.kubeflow.org/reused_from_cache": "true",
+        "pipelines.kubeflow.org/metadata_written": "true",
+        "pipelines.kubeflow.org/metadata_execution_id": "17",
+    }
+    record = reader.read_pod(read_step(pod))
+    assert record.state is State.CACHED
+    assert record.custom["cached_execution_id"] == 17

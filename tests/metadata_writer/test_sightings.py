@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from metadata_writer.essentials import essential_pod, essential_workflow
 from metadata_writer.sightings import Sightings, step_key
 
 SAMPLES = Path(__file__).parent.parent / "samples" / "argo-4.1.2"
@@ -14,9 +15,9 @@ def load(name):
 
 
 class Watcher(Sightings):
-    def __init__(self, limit=10):
+    def __init__(self, live=1 << 20, gone=1 << 20):
         self.changes = []
-        super().__init__(self.changes.append, limit=limit)
+        super().__init__(self.changes.append, live=live, gone=gone)
         self.workflows_listed.set()
 
     def taken(self):
@@ -87,7 +88,7 @@ def test_a_workflow_brings_back_only_steps_whose_node_says_something_new(seen, w
 def test_a_deleted_pod_is_kept_until_its_step_is_settled(seen, pod, key):
     seen.on_pod("ADDED", pod)
     seen.on_pod("DELETED", pod)
-    assert seen.look(key).pod == pod
+    assert seen.look(key).pod == essential_pod(pod)
     assert seen.look(key).pod_gone
     seen.settle(key)
     assert seen.look(key).pod is None
@@ -99,17 +100,17 @@ def test_a_pod_that_argo_made_anew_replaces_the_deleted_one(seen, pod, key):
     seen.on_pod("ADDED", pod)
     seen.on_pod("ADDED", again)
     seen.on_pod("DELETED", pod)
-    assert seen.look(key).pod == again
+    assert seen.look(key).pod == essential_pod(again)
     assert not seen.look(key).pod_gone
 
 
 def test_no_more_deleted_pods_are_kept_than_the_limit(pod):
-    seen = Watcher(limit=1)
+    seen = Watcher(gone=2000)
     other = load("parameters.use.pod.json")
     for gone in (pod, other):
         seen.on_pod("DELETED", gone)
     assert seen.look(step_key(pod)).pod is None
-    assert seen.look(step_key(other)).pod == other
+    assert seen.look(step_key(other)).pod == essential_pod(other)
 
 
 def test_a_missing_workflow_is_gone_only_once_all_are_listed(seen, pod, key):
@@ -173,3 +174,82 @@ def test_an_object_of_an_odd_shape_stands_in_no_others_way(seen, workflow, nodes
     seen.taken()
     seen.on_workflow("ADDED", workflow)
     assert len(seen.taken()) == 2
+
+
+def test_a_pod_of_which_the_same_is_recorded_is_not_looked_at_again(seen, pod, key):
+    seen.on_pod("ADDED", pod)
+    assert seen.taken() == [key]
+    pod["metadata"]["labels"]["workflows.argoproj.io/completed"] = "true"
+    pod["metadata"]["resourceVersion"] = "later"
+    pod["metadata"]["annotations"]["pipelines.kubeflow.org/metadata_input_artifact_ids"] = "[]"
+    seen.on_pod("MODIFIED", pod)
+    assert seen.taken() == []
+    pod["status"]["phase"] = "Failed"
+    seen.on_pod("MODIFIED", pod)
+    assert seen.taken() == [key]
+
+
+def test_nothing_is_kept_of_a_step_that_is_settled(seen, pod, workflow, key):
+    seen.on_pod("ADDED", pod)
+    seen.on_workflow("ADDED", workflow)
+    seen.on_result("ADDED", load("parameters.make.taskresult.json"))
+    assert seen.look(key).result is not None
+    frame = seen.bytes_kept
+    seen.settle(key)
+    assert seen.bytes_kept < frame
+    sighting = seen.look(key)
+    assert (sighting.pod, sighting.node, sighting.result) == (None, None, None)
+    assert sighting.pod_at.name == pod["metadata"]["name"]
+    assert seen.lacks_node(key)
+
+
+def test_what_the_api_server_has_is_let_go_where_there_is_no_room(pod, key):
+    seen = Watcher(live=2000)
+    seen.on_pod("ADDED", pod)
+    seen.on_pod("ADDED", load("parameters.use.pod.json"))
+    assert seen.look(key).pod is None
+    assert not seen.look(key).pod_gone
+
+
+def test_a_pod_that_vanished_while_nobody_watched_is_gone(seen, pod, key):
+    seen.on_pod("ADDED", pod)
+    seen.on_pod("DELETED", seen.keep_pod(pod))
+    assert seen.look(key).pod == essential_pod(pod)
+    assert seen.look(key).pod_gone
+
+
+def test_a_result_that_argo_deleted_stays_known(seen, pod, key):
+    result = load("parameters.make.taskresult.json")
+    seen.on_pod("ADDED", pod)
+    seen.on_result(
+        "ADDED",
+        {
+            **result,
+            "metadata": {
+                **result["metadata"],
+                "labels": {"workflows.argoproj.io/report-outputs-completed": "false"},
+            },
+        },
+    )
+    assert seen.look(key).result is None
+    seen.taken()
+    seen.on_result("MODIFIED", result)
+    assert seen.taken() == [key]
+    seen.on_result("DELETED", result)
+    assert seen.look(key).result["outputs"] == result["outputs"]
+
+
+def test_a_step_is_forgotten_with_its_pod_and_its_workflow(seen, pod, workflow, key):
+    seen.on_pod("ADDED", pod)
+    seen.on_workflow("ADDED", workflow)
+    for step in seen.taken():
+        seen.settle(step)
+    seen.on_workflow("DELETED", workflow)
+    seen.on_pod("DELETED", pod)
+    assert (seen.steps, seen.bytes_kept) == (0, 0)
+
+
+def test_a_workflow_is_kept_without_its_nodes(seen, workflow, key):
+    seen.on_workflow("ADDED", workflow)
+    assert seen.look(key).workflow == essential_workflow(workflow)
+    assert "nodes" not in seen.look(key).workflow["status"]
