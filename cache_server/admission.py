@@ -14,7 +14,7 @@ from memopod.kube import set_metadata_ops
 from memopod.steps import NotAStep, Step, names, read_step
 from memopod.steps.argo import Decoder
 from memopod.steps.deadline import seconds_left
-from memopod.steps.key import KeyRules, Unkeyable, base_key
+from memopod.steps.key import KeyRules, Unkeyable, base_digest
 from memopod.steps.seal import seal
 from memopod.steps.times import to_text
 
@@ -23,9 +23,9 @@ _TFX_ENTRYPOINT = "tfx/orchestration/kubeflow/container_entrypoint.py"
 _ANNOTATIONS_LIMIT = 262_144 - 16_384
 """Bytes: what Kubernetes allows on one object, less room for our own."""
 OWNED = (
-    names.COMPONENTS, names.KEY, names.SEAL, names.HOLD_UNTIL, names.CLAIMED_BY, names.WAITS_FOR,
-    names.INPUTS, names.DECISION, names.REASON, names.ENTRY, names.AUDITS,
-    names.SOURCE_POD, names.SOURCE_EXECUTION,
+    names.KEY, names.ENTRY_KEY, names.COMPONENTS, names.SEAL, names.HOLD_UNTIL, names.CLAIMED_BY,
+    names.WAITS_FOR, names.INPUTS, names.DECISION, names.REASON, names.ENTRY, names.SOURCE_POD,
+    names.SOURCE_EXECUTION, names.AUDITS,
 )  # fmt: skip
 """Annotations that only memopod may set."""
 
@@ -84,14 +84,13 @@ def _judge(
         return Verdict(held=False, reason=refusal)
     try:
         step = read_step(pod, namespace=namespace, decode=decode)
-        key = base_key(step, policy.rules)
+        key = base_digest(step, policy.rules)
     except (NotAStep, Unkeyable) as error:
         return Verdict(held=False, reason=error.reason, patch=_explain(pod, error.reason))
     obstacle = _obstacle(step, now, controller_alive=controller_alive, hold=policy.hold_seconds)
     marks = {
-        names.KEY: key.digest,
-        names.COMPONENTS: json.dumps(key.components, separators=(",", ":")),
-        names.SEAL: seal(policy.secret, step, key.digest, int(now.timestamp())),
+        names.KEY: key,
+        names.SEAL: seal(policy.secret, step, key, int(now.timestamp())),
     }
     if obstacle:
         marks |= {names.DECISION: names.RUN, names.REASON: obstacle}

@@ -216,7 +216,7 @@ class Controller:
             return
         others = self._executions.released(pod, decision.evidence, datetime.now(UTC))
         released = await release(
-            self._client, pod, reason=decision.reason, evidence=decision.evidence, audits=decision.audits
+            self._client, pod, reason=decision.reason, identity=decision.identity, audits=decision.audits
         )
         if released:
             _DECISIONS.labels(names.RUN, decision.reason).inc()

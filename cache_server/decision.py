@@ -12,7 +12,7 @@ from cache_server.artifacts import Artifacts, ArtifactStoreUnavailable, unchange
 from cache_server.audit import is_audited
 from cache_server.entries import Entries, EntriesUnavailable, Entry
 from cache_server.entries.imported import find_imported
-from cache_server.identity import Identifier
+from cache_server.identity import Identifier, Identity
 from memopod.kube import ApiError
 from memopod.steps import NotAStep, OutputArtifact, OutputsMismatch, Step, names, read_step
 from memopod.steps.key import Unkeyable
@@ -35,16 +35,24 @@ class Reuse:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """Let the step run. `reason` is a slug; `evidence` what the step can read now, if that is known.
+    """Let the step run. `reason` is a slug; `identity` is who the step is, if that is known.
 
-    `step` has its whole template, where there is one to decide on. `audits` is the entry that could be
-    reused, where the step runs to be compared with it.
+    `audits` is the entry that could be reused, where the step runs to be compared with it.
     """
 
     reason: str
-    evidence: str | None = None
-    step: Step | None = None
+    identity: Identity | None = None
     audits: str | None = None
+
+    @property
+    def evidence(self) -> str | None:
+        """What the step can read now."""
+        return self.identity.evidence if self.identity else None
+
+    @property
+    def step(self) -> Step | None:
+        """The step with its whole template."""
+        return self.identity.step if self.identity else None
 
 
 Decision = Reuse | Run
@@ -76,19 +84,19 @@ class Decider:
     async def decide(self, pod: Mapping[str, Any]) -> Decision:
         """Decide for one held Pod. When in doubt, it runs."""
         name = str(pod["metadata"].get("name"))
-        return await self._in_time(name, self._rules.timeout, lambda evidence: self._decide(pod, evidence))
+        return await self._in_time(name, self._rules.timeout, lambda known: self._decide(pod, known))
 
     async def look_up(self, step: Step, *, timeout: float, fingerprint: str | None) -> Decision:  # noqa: ASYNC109
         """Decide at admission, within `timeout` seconds: by the step's own entry, else by one that was
         imported under Kubeflow's `fingerprint`. When in doubt, it runs.
         """
 
-        async def work(evidence: list[str]) -> Decision:
-            decision = await self._look_up(step, evidence)
+        async def work(known: list[Identity]) -> Decision:
+            decision = await self._look_up(step, known)
             if isinstance(decision, Reuse) or decision.reason != "miss" or fingerprint is None:
                 return decision
             imported = await find_imported(self._entries, step.namespace, fingerprint)
-            return decision if imported is None else await self._weigh(step, imported, evidence[0])
+            return decision if imported is None else await self._weigh(known[0], imported)
 
         return await self._in_time(step.pod_name, timeout, work)
 
@@ -96,13 +104,13 @@ class Decider:
         self,
         pod: str,
         timeout: float,  # noqa: ASYNC109
-        work: Callable[[list[str]], Awaitable[Decision]],
+        work: Callable[[list[Identity]], Awaitable[Decision]],
     ) -> Decision:
-        """What `work(evidence)` decides, or why nothing was decided; `evidence` gets what is known of it."""
-        evidence: list[str] = []
+        """What `work(known)` decides, or why nothing was decided; `known` gets who the step is."""
+        known: list[Identity] = []
         try:
             async with asyncio.timeout(timeout):
-                return await work(evidence)
+                return await work(known)
         except (NotAStep, Unkeyable) as error:
             return Run(reason=error.reason)
         except TimeoutError:
@@ -110,32 +118,32 @@ class Decider:
         except EntriesUnavailable:
             reason = "entries-unavailable"
         except ArtifactStoreUnavailable:
-            reason = "outputs-unchecked" if evidence else "input-unknown"
+            reason = "outputs-unchecked" if known else "input-unknown"
         except ApiError:
             reason = "kubernetes-unavailable"
         except Exception:  # noqa: BLE001 (logged with its traceback, and the step runs)
             # A step that nobody thought of must not be the reason that it waits.
             _log.exception("cannot decide", pod=pod)
             reason = "internal-error"
-        return Run(reason=reason, evidence=evidence[0] if evidence else None)
+        return Run(reason=reason, identity=known[0] if known else None)
 
-    async def _decide(self, pod: Mapping[str, Any], evidence: list[str]) -> Decision:
+    async def _decide(self, pod: Mapping[str, Any], known: list[Identity]) -> Decision:
         step = read_step(pod)
         if not self.is_sealed(step):
             return Run(reason="seal-invalid")
-        return await self._look_up(step, evidence)
+        return await self._look_up(step, known)
 
-    async def _look_up(self, step: Step, evidence: list[str]) -> Decision:
+    async def _look_up(self, step: Step, known: list[Identity]) -> Decision:
         identity = await self._identifier.identify(step)
-        evidence.append(identity.evidence)
+        known.append(identity)
         entry = await self._entries.find(step.namespace, identity.key.digest)
-        return await self._weigh(identity.step, entry, identity.evidence)
+        return await self._weigh(identity, entry)
 
-    async def _weigh(self, step: Step, entry: Entry | None, evidence: str) -> Decision:
-        reason = self._unfit(step, entry)
+    async def _weigh(self, identity: Identity, entry: Entry | None) -> Decision:
+        reason = self._unfit(identity.step, entry)
         if entry is None or reason:
-            return Run(reason=reason or "miss", evidence=evidence, step=step)
-        return await self._reuse(step, entry, evidence)
+            return Run(reason=reason or "miss", identity=identity)
+        return await self._reuse(identity, entry)
 
     def is_sealed(self, step: Step) -> bool:
         """Whether the Pod's seal is valid: our webhook marked it when it was created."""
@@ -158,16 +166,17 @@ class Decider:
         age = (datetime.now(UTC) - entry.finished_at).total_seconds()
         return None if is_fresh(age, limit, entry.max_staleness_seconds) else "stale"
 
-    async def _reuse(self, step: Step, entry: Entry, evidence: str) -> Decision:
+    async def _reuse(self, identity: Identity, entry: Entry) -> Decision:
+        step = identity.step
         try:
             outputs = fill_declared(step, entry.outputs)
         except OutputsMismatch:
-            return Run(reason="outputs-mismatch", evidence=evidence)
+            return Run(reason="outputs-mismatch", identity=identity)
         reason = await self._check(entry)
         if reason:
-            return Run(reason=reason, evidence=evidence, step=step)
+            return Run(reason=reason, identity=identity)
         if is_audited(step.pod_uid or step.execution, self._rules.audit_rate):
-            return Run(reason="audit", evidence=evidence, step=step, audits=entry.id)
+            return Run(reason="audit", identity=identity, audits=entry.id)
         return Reuse(step=step, entry=entry, outputs=outputs)
 
     async def _check(self, entry: Entry) -> str | None:

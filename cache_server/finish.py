@@ -5,6 +5,7 @@ No gate is ever lifted while one exists.
 """
 
 import asyncio
+import json
 import random
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -12,6 +13,7 @@ from typing import Any
 
 import structlog
 
+from cache_server.identity import Identity
 from memopod.kube import (
     PODS,
     TASK_RESULTS,
@@ -35,6 +37,8 @@ _RELEASE_SECONDS = 1.0
 have written a WorkflowTaskResult for this Pod."""
 _PATIENCE_SECONDS = 60.0
 """How long one look at a Pod tries to finish it; then others get their turn, and it is looked at again."""
+_COMPONENTS_LIMIT = 12_288
+"""Bytes of the components' digests that a Pod gets at most: admission left 16 KiB for all of ours."""
 _FINISHED = ("Succeeded", "Failed")
 
 Pod = Mapping[str, Any]
@@ -108,7 +112,7 @@ async def _read(client: Client, pod: Pod) -> dict[str, Any] | None:
 
 
 async def release(
-    client: Client, pod: Pod, *, reason: str, evidence: str | None = None, audits: str | None = None
+    client: Client, pod: Pod, *, reason: str, identity: Identity | None = None, audits: str | None = None
 ) -> bool:
     """Lift the gate: one patch, on the Pod as it was read. Raises ApiError.
 
@@ -121,8 +125,12 @@ async def release(
     if position is None:
         return True
     marks = {names.DECISION: names.RUN, names.REASON: reason}
-    if evidence is not None:
-        marks[names.INPUTS] = evidence
+    if identity is not None:
+        marks[names.INPUTS] = identity.evidence
+        marks[names.ENTRY_KEY] = identity.key.digest
+        components = json.dumps(identity.key.components, separators=(",", ":"))
+        if len(components) <= _COMPONENTS_LIMIT:
+            marks[names.COMPONENTS] = components
     if audits is not None:
         marks[names.AUDITS] = audits
     gate = f"/spec/schedulingGates/{position}"

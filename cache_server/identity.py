@@ -20,6 +20,7 @@ from memopod.steps.inputs import (
     offload_name,
 )  # fmt: skip
 from memopod.steps.key import Key, KeyRules, Unkeyable, entry_key, evidence, with_template
+from memopod.steps.times import to_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +59,8 @@ class Identifier:
             known[f"configmap.{name}"] = config_map and config_map_content(use, config_map)
             versions[f"configmap.{name}"] = _version(config_map)
         for artifact in input_artifacts(step):
-            known[f"input.{artifact.name}"] = await self._artifact_identity(step, artifact)
+            name = f"input.{artifact.name}"
+            known[name], versions[name] = await self._artifact_identity(step, artifact)
         ignored = ignored_inputs(step)
         if ignored:
             known["ignored-inputs"] = sorted(ignored)
@@ -92,24 +94,26 @@ class Identifier:
         except Forbidden as error:
             raise Unkeyable("configmap-unreadable") from error
 
-    async def _artifact_identity(self, step: Step, artifact: InputArtifact) -> Any:
-        """Identity of an input, the strongest that can be told.
+    async def _artifact_identity(self, step: Step, artifact: InputArtifact) -> tuple[Any, Any]:
+        """Identity of an input, the strongest that can be told, and when it was written.
 
         Its content; else its location and the version there; else its location and the entry that
-        produced it, where the location is that run's own. Raises Unkeyable when there is none.
+        produced it, where the location is that run's own. Raises Unkeyable when there is none. The time
+        is no part of the identity: it tells that a place was written over, and be it with the same.
         """
         location = artifact.location
         if self._artifacts.knows(location):
             state = await self._artifacts.describe(location)
             if state is None:
                 raise Unkeyable("input-unknown")
+            written = [state.etag, to_text(state.modified)]
             if state.content:
-                return ["content", state.content, state.size]
+                return ["content", state.content, state.size], written
             if state.etag:
-                return ["version", location.endpoint, location.uri, state.etag, state.size]
+                return ["version", location.endpoint, location.uri, state.etag, state.size], written
         producer = await self._entries.producer(step.namespace, location)
         if producer is not None:
-            return ["produced", location.endpoint, location.uri, producer.id]
+            return ["produced", location.endpoint, location.uri, producer.id], None
         raise Unkeyable("input-unknown")
 
 

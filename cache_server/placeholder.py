@@ -22,7 +22,7 @@ from memopod.steps import NotAStep, Step, names, read_step
 from memopod.steps.argo import containers, environment, main_container, template_text
 from memopod.steps.finish import needs_result, outputs_text
 from memopod.steps.framing import frame
-from memopod.steps.key import Unkeyable, base_key
+from memopod.steps.key import Unkeyable, base_digest
 from memopod.steps.kubeflow import FingerprintError, fingerprint
 from memopod.steps.seal import is_sealed, seal
 
@@ -73,7 +73,7 @@ def placeholders(
             return Verdict(held=False, reason="hit")
         known = _fingerprint(pod)
         try:
-            key = base_key(step, policy.rules).digest
+            key = base_digest(step, policy.rules)
         except Unkeyable as error:
             return _runs(step, known, Run(reason=error.reason), {})
         decision = await decide(step, known)

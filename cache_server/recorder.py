@@ -28,7 +28,7 @@ from cache_server.recording import (
 )  # fmt: skip
 from memopod.kube import WORKFLOWS, ApiError, Client, Forbidden, NotFound, emit, fetch_outputs
 from memopod.steps import NotAStep, Outputs, OutputsMismatch, Step, names, read_step
-from memopod.steps.key import KEY_VERSION, KeyRules, Unkeyable, base_key
+from memopod.steps.key import KEY_VERSION, KeyRules, Unkeyable, base_digest
 from memopod.steps.outputs import NodesOffloaded, declared, select_declared
 from memopod.steps.staleness import requested
 
@@ -117,7 +117,7 @@ class Recorder:
         if await self._entries.recorded(step.pod_uid):
             return "known"
         identity = await self._identifier.identify(step)
-        base = base_key(step, self._rules).digest
+        base = base_digest(step, self._rules)
         check_evidence(step, base=base, evidence=identity.evidence, fixed=identity.fixed)
         if await self._own_result(step):
             raise NotRecordable("a WorkflowTaskResult of memopod's stands in the place of its own")

@@ -14,7 +14,9 @@ def frame(*parts: str | bytes) -> bytes:
     return b"".join(pieces)
 
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
 def canonical(value: Any) -> bytes:
     """JSON text of a value: keys sorted, no spaces. Equal values give equal bytes, and no others do."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return text.encode("utf-8", "surrogatepass")
+    return _CANONICAL.encode(value).encode("utf-8", "surrogatepass")

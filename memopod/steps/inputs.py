@@ -11,9 +11,18 @@ from typing import Any
 
 from memopod.steps import names
 from memopod.steps.argo import Step
-from memopod.steps.key import KeyRules, Unkeyable, args_file, counted_containers
+from memopod.steps.components import args_file, counted_containers
+from memopod.steps.key import KeyRules, Unkeyable
 from memopod.steps.locations import Location, resolve
 from memopod.steps.volumes import counted_volumes
+
+_NO_LOCATION = frozenset(
+    # Fields of an artifact that do not say where it is; any other one may.
+    {
+        *("name", "path", "mode", "optional", "archive", "recurseMode", "subPath", "archiveLogs"),
+        *("artifactGC", "deleted", "globalName", "from", "fromExpression"),
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +50,7 @@ def offload_name(step: Step) -> str | None:
 def config_maps(step: Step, rules: KeyRules) -> dict[str, ConfigMapUse]:
     """The ConfigMaps that the step's containers read, by name, without the one of `offload_name`."""
     uses: dict[str, ConfigMapUse] = {}
-    counted = counted_containers(step, rules)
+    counted = counted_containers(step, rules.ignored_containers)
     for reference, keys in _references(step, counted):
         use = uses.setdefault(str(reference.get("name", "")), ConfigMapUse())
         use.optional = use.optional and bool(reference.get("optional"))
@@ -83,21 +92,26 @@ def config_map_content(use: ConfigMapUse, config_map: Mapping[str, Any]) -> dict
 def input_artifacts(step: Step) -> list[InputArtifact]:
     """Input artifacts whose identity enters the key; those the step's annotation ignores are left out.
 
-    Raw artifacts are in the template by content. Raises Unkeyable for an artifact of a kind that
-    has no identity here (git, http, ...), or whose location cannot be resolved.
+    Raw artifacts are in the template by content, and so is that an optional one was not given. Raises
+    Unkeyable for an artifact of a kind that has no identity here (git, http, ...), whose location cannot
+    be resolved, or that is not the only one of its name or has more than one location.
     """
     template = step.template or {}
     ignored = ignored_inputs(step)
-    found = []
+    found: dict[str, InputArtifact | None] = {}
     for artifact in (template.get("inputs") or {}).get("artifacts") or ():
         name = str(artifact.get("name", ""))
-        if name in ignored or artifact.get("raw"):
+        if name in found:
+            raise Unkeyable("input-unknown")
+        found[name] = None
+        kinds = {field for field in artifact.keys() - _NO_LOCATION if artifact[field] is not None}
+        if name in ignored or kinds == {"raw"} or (artifact.get("optional") and not kinds):
             continue
-        location = resolve(artifact, template.get("archiveLocation"))
+        location = resolve(artifact, template.get("archiveLocation")) if len(kinds) == 1 else None
         if location is None:
             raise Unkeyable("input-unknown")
-        found.append(InputArtifact(name, location))
-    return found
+        found[name] = InputArtifact(name, location)
+    return [artifact for artifact in found.values() if artifact]
 
 
 def ignored_inputs(step: Step) -> set[str]:

@@ -14,8 +14,10 @@ PLACEHOLDER: Final = "placeholder"
 REUSED: Final = "reused"
 KEY: Final = "memopod.io/key"
 """Base key, as computed at admission."""
+ENTRY_KEY: Final = "memopod.io/entry-key"
+"""Entry key of a released Pod, as it was when it was decided for."""
 COMPONENTS: Final = "memopod.io/components"
-"""Digests of the base key's components: a JSON object, name -> digest."""
+"""Digests of the entry key's components, beside it: a JSON object, name -> digest."""
 SEAL: Final = "memopod.io/seal"
 """`<unix seconds>.<HMAC>` over namespace, Pod name, Workflow UID, base key and that time."""
 HOLD_UNTIL: Final = "memopod.io/hold-until"
@@ -52,6 +54,15 @@ IGNORE_INPUTS: Final = "memopod.io/ignore-inputs"
 ALLOW_VOLUMES: Final = "memopod.io/allow-volumes"
 COALESCE: Final = "memopod.io/coalesce"
 """For whom the step waits instead of running beside an identical one."""
+
+# What the annotations of a Namespace set for its steps: ISO 8601 durations. They may only tighten what the
+# cluster allows.
+NAMESPACE_DEFAULT_STALENESS: Final = "memopod.io/default-staleness"
+"""How old an entry may be for a step that says nothing itself."""
+NAMESPACE_MAXIMUM_STALENESS: Final = "memopod.io/maximum-staleness"
+"""How old an entry may be at most; `P0D` turns reuse off in the namespace."""
+NAMESPACE_TAG_STALENESS: Final = "memopod.io/mutable-tag-max-staleness"
+"""How old an entry may be at most for a step with an image that is not named by its digest."""
 
 OWN_PREFIX: Final = "memopod.io/"
 

@@ -10,14 +10,18 @@ from typing import Any
 MOUNTS = ("volumeMounts", "volumeDevices")
 """Fields of a container that refer to volumes."""
 
-_ARGOS_FOLDERS = ("var-run-argo", "tmp-dir-argo", "argo-staging", "input-artifacts")
+_INPUTS = "input-artifacts"
+_ARGOS_FOLDERS = ("var-run-argo", "tmp-dir-argo", "argo-staging", _INPUTS)
 """Empty at start, and filled by Argo with what the key counts already. (`exec-sa-token`, which only
 Argo's own containers mount, counts where a container of the step mounts a volume of that name.)"""
 _OFFLOADED = "argo-env-config"
 _KNOWN_SOURCES = frozenset(
-    # Empty at start, or counted by what they name; all others hold what others wrote.
-    ("emptyDir", "ephemeral", "secret", "configMap", "downwardAPI", "projected", "image")
+    # Empty at start, or counted by what they name; all others hold, or may hold, what others wrote. A
+    # generic ephemeral volume is a claim: what it starts with is its storage's affair.
+    ("emptyDir", "secret", "configMap", "downwardAPI", "projected", "image")
 )
+_CA_MAPS = ("kube-root-ca.crt", "openshift-service-ca.crt")
+_TOKEN_PATH = "/var/run/secrets/kubernetes.io/serviceaccount"  # noqa: S105 (a path)
 
 
 def counted_volumes(
@@ -38,16 +42,25 @@ def unknown_volumes(pod: Mapping[str, Any], containers: Sequence[Mapping[str, An
     return [
         str(volume.get("name"))
         for volume in counted_volumes(pod, containers)
-        if not (volume.keys() - {"name"}) <= _KNOWN_SOURCES or _is_clone(volume)
+        if not (volume.keys() - {"name"}) <= _KNOWN_SOURCES
     ]
 
 
-def is_argos_volume(pod: Mapping[str, Any], name: str) -> bool:
-    """Whether a mount of this name is of a volume that Argo or the API server added."""
-    return any(
-        volume.get("name") == name and (_is_argos(pod, volume) or _is_token(volume))
-        for volume in pod["spec"].get("volumes") or ()
-    )
+def counted_mounts(pod: Mapping[str, Any], mounts: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Mounts of a container, in their order, without those of Argo's folders and of token volumes.
+
+    Mounts of input artifacts count: which of them is where is Argo's to say, but also podSpecPatch's.
+    """
+    volumes = {volume.get("name"): volume for volume in pod["spec"].get("volumes") or ()}
+    return [mount for mount in mounts if not _is_added(pod, volumes.get(mount.get("name")), mount)]
+
+
+def _is_added(pod: Mapping[str, Any], volume: Mapping[str, Any] | None, mount: Mapping[str, Any]) -> bool:
+    if volume is None or volume.get("name") == _INPUTS:
+        return False
+    if _is_token(volume):
+        return mount.get("mountPath") == _TOKEN_PATH
+    return _is_argos(pod, volume)
 
 
 def _is_argos(pod: Mapping[str, Any], volume: Mapping[str, Any]) -> bool:
@@ -58,15 +71,21 @@ def _is_argos(pod: Mapping[str, Any], volume: Mapping[str, Any]) -> bool:
     return name in _ARGOS_FOLDERS and "emptyDir" in volume
 
 
-def _is_clone(volume: Mapping[str, Any]) -> bool:
-    """Whether a generic ephemeral volume starts with what another volume or a snapshot holds."""
-    claim = (volume.get("ephemeral") or {}).get("volumeClaimTemplate") or {}
-    spec = claim.get("spec") or {}
-    return bool(spec.get("dataSource") or spec.get("dataSourceRef"))
-
-
 def _is_token(volume: Mapping[str, Any]) -> bool:
+    """Whether the API server added the volume: by its name, and by having nothing that others lack."""
     sources = (volume.get("projected") or {}).get("sources") or ()
-    return str(volume.get("name", "")).startswith("kube-api-access-") and any(
-        "serviceAccountToken" in source for source in sources
+    return (
+        str(volume.get("name", "")).startswith("kube-api-access-")
+        and any("serviceAccountToken" in source for source in sources)
+        and all(_is_of_token(source) for source in sources)
     )
+
+
+def _is_of_token(source: Mapping[str, Any]) -> bool:
+    if source.keys() == {"serviceAccountToken"}:
+        return not source["serviceAccountToken"].get("audience")
+    if source.keys() == {"configMap"}:
+        return source["configMap"].get("name") in _CA_MAPS
+    items = (source.get("downwardAPI") or {}).get("items") or ()
+    paths = [(item.get("fieldRef") or {}).get("fieldPath") for item in items]
+    return source.keys() == {"downwardAPI"} and paths == ["metadata.namespace"]

@@ -59,7 +59,6 @@ def test_a_held_pod_carries_its_key_sealed_and_its_time(make_pod):
     annotations = held["metadata"]["annotations"]
     assert held["metadata"]["labels"][names.STEP_LABEL] == names.HELD
     assert annotations[names.KEY] == base_key(step).digest
-    assert json.loads(annotations[names.COMPONENTS]) == base_key(step).components
     assert annotations[names.HOLD_UNTIL] == "2026-01-01T00:00:30Z"
     assert is_sealed(b"s" * 32, step, annotations[names.KEY], annotations[names.SEAL], NOW.timestamp() + 1)
     assert names.DECISION not in annotations

@@ -23,6 +23,7 @@ from functools import cache, lru_cache, partial
 from pathlib import Path
 
 import step_changes
+import step_edits
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from memopod.steps import NotAStep, names, read_step
@@ -140,9 +141,9 @@ def damage_template(pod, seed):
         while isinstance(holder[place], dict | list) and holder[place] and chosen.random() < 0.7:
             holder = holder[place]
             place = chosen.choice(sorted(holder) if isinstance(holder, dict) else range(len(holder)))
-        holder[place] = step_changes.any_value(chosen.randrange(10**6))
+        holder[place] = step_edits.any_value(chosen.randrange(10**6))
 
-    step_changes.template(pod, damage)
+    step_edits.template(pod, damage)
 
 
 def examine(seed, start, count):

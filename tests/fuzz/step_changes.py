@@ -4,88 +4,50 @@ Each takes the Pod and a number; another number gives another change of that kin
 a Pod (a script has no `container`) raises one of MISFITS.
 """
 
-import json
 import random
 
+from step_edits import (
+    MISFITS,
+    add_artifact,
+    add_input,
+    any_value,
+    argos_containers,
+    container_of_set,
+    duplicated_variable,
+    emissary,
+    init_pair,
+    main,
+    projected,
+    rename_pod,
+    rename_token_volume,
+    resource_read,
+    script,
+    set_env,
+    template,
+    volume,
+)
+
 from memopod.steps import names
-from memopod.steps.argo import containers
-from memopod.steps.argo import main_container as main
 
-MISFITS = (KeyError, IndexError, TypeError, AttributeError, ValueError)
-ODD_VALUES = [
-    *(1, True, "1", 1.0, None, "", [], {}, [[]], [""], [1, 2], ["1,2"], "null", "\ud800", "\u0000", 10**30),
-    *({"a": 1}, {"a": [1]}, {"a": {}}, 1e300, -0.0, 0, False, "é", "e\u0301", '"', "\\", '{"a":1}'),
+__all__ = ["MISFITS", "NOT_SEMANTIC", "SEMANTIC"]
+
+
+# Fields as the Kubernetes and Argo APIs have them, but for those that a rule names: whichever it is, it
+# counts, and so does one that comes next year.
+CONTAINER_FIELDS = [
+    *("imagePullPolicy", "lifecycle", "livenessProbe", "ports", "readinessProbe", "restartPolicy"),
+    *("startupProbe", "stdin", "stdinOnce", "terminationMessagePath", "terminationMessagePolicy", "tty"),
 ]
-
-
-def any_value(n):
-    return ODD_VALUES[n % 97] if n % 97 < len(ODD_VALUES) else {f"field-{n % 5}": f"value-{n}"}
-
-
-def template(pod, change):
-    """Change the template as Argo would have written it."""
-    for container in containers(pod):
-        for variable in container.get("env") or ():
-            if variable["name"] == "ARGO_TEMPLATE":
-                value = json.loads(variable["value"])
-                change(value)
-                variable["value"] = json.dumps(value)
-
-
-def set_env(pod, name, value):
-    env = [v for v in main(pod).get("env") or () if v["name"] != name]
-    main(pod)["env"] = [*env, {"name": name, **value}]
-
-
-def volume(pod, source, name="extra", **mount):
-    unmount(pod, name)
-    pod["spec"]["volumes"].append({"name": name, **source})
-    main(pod)["volumeMounts"].append({"name": name, "mountPath": "/extra", **mount})
-
-
-def unmount(pod, name):
-    pod["spec"]["volumes"] = [v for v in pod["spec"]["volumes"] if v["name"] != name]
-    main(pod)["volumeMounts"] = [m for m in main(pod)["volumeMounts"] if m["name"] != name]
-
-
-def add_input(pod, parameter):
-    # Added and not set: what the template had stays, and with it the difference from other recordings.
-    template(pod, lambda t: t["inputs"].setdefault("parameters", []).append(parameter))
-
-
-def add_artifact(pod, side, artifact):
-    template(pod, lambda t: t[side].setdefault("artifacts", []).append({"name": "a", **artifact}))
-
-
-def emissary(pod):
-    """The emissary's command line in front of the step's own command."""
-    command = main(pod)["command"]
-    if command[1:3] != ["emissary", "--loglevel"]:
-        raise ValueError("the Pod's main container is not wrapped by an emissary with a log level")
-    return command
-
-
-def argos_containers(pod):
-    return [
-        c
-        for c in containers(pod)
-        if c["name"] in ("init", "wait", "supervisor") and c["command"][0] != "sleep"
-    ]
-
-
-def rename_token_volume(pod, n):
-    held = [pod["spec"]["volumes"], *(c.get("volumeMounts") or () for c in containers(pod))]
-    for named in (item for items in held for item in items):
-        if named["name"].startswith("kube-api-access-"):
-            named["name"] = f"kube-api-access-{n}"
-
-
-def rename_pod(pod, n):
-    """Argo names the ConfigMap with what it offloads after the Pod."""
-    old, pod["metadata"]["name"] = pod["metadata"]["name"], f"other-pod-{n}"
-    for held in pod["spec"]["volumes"]:
-        if held.get("configMap", {}).get("name") == old:
-            held["configMap"]["name"] = pod["metadata"]["name"]
+POD_FIELDS = [
+    *("automountServiceAccountToken", "dnsPolicy", "enableServiceLinks", "ephemeralContainers", "hostIPC"),
+    *("hostPID", "hostUsers", "hostname", "os", "readinessGates", "resourceClaims", "restartPolicy"),
+    *("setHostnameAsFQDN", "shareProcessNamespace", "subdomain", "terminationGracePeriodSeconds"),
+]
+TEMPLATE_FIELDS = [
+    *("activeDeadline", "annotations", "automountServiceAccountToken", "data", "executor", "failFast"),
+    *("hostAliases", "initContainers2", "parallelism", "plugin", "securityContext", "serviceAccountName"),
+    *("inputs.parameters", "inputs\\.artifacts", "offloaded"),
+]
 
 
 SEMANTIC = {
@@ -168,6 +130,122 @@ SEMANTIC = {
     ),
     "a Pod field that nobody knows yet": lambda p, n=0: p["spec"].update({f"novelty{n % 2}": any_value(n)}),
     "a container field that nobody knows yet": lambda p, n=0: main(p).update(novelty=any_value(n)),
+    **{
+        f"field {field} of the container": lambda p, n=0, field=field: main(p).update({field: f"v{n}"})
+        for field in CONTAINER_FIELDS
+    },
+    **{
+        f"field {field} of the Pod": lambda p, n=0, field=field: p["spec"].update({field: f"v{n}"})
+        for field in POD_FIELDS
+    },
+    **{
+        f"field {field} of the template": lambda p, n=0, field=field: template(
+            p, lambda t: t.update({field: f"v{n}"})
+        )
+        for field in TEMPLATE_FIELDS
+    },
+    "order of init containers": lambda p, n=0: init_pair(p, n),
+    "order of a variable that is set twice": lambda p, n=0: duplicated_variable(p, n),
+    "a variable made of others": lambda p, n=0: set_env(p, "V", {"value": f"$(ARGO_POD_NAME)-{n}"}),
+    "environment from a file": lambda p, n=0: set_env(
+        p, "F", {"valueFrom": {"fileKeyRef": {"volumeName": "extra-path", "path": f"p{n}", "key": "k"}}}
+    ),
+    "a resource that the step reads": lambda p, n=0: resource_read(p, n),
+    "an annotation that the step reads": lambda p, n=0: (
+        p["metadata"]["annotations"].update(shard=f"{n}"),
+        set_env(p, "SHARD", {"valueFrom": {"fieldRef": {"fieldPath": "metadata.annotations['shard']"}}}),
+    ),
+    "a label of Argo's that the step reads": lambda p, n=0: (
+        p["metadata"]["labels"].update({"workflows.argoproj.io/creator": f"user-{n}"}),
+        set_env(
+            p,
+            "WHO",
+            {"valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['workflows.argoproj.io/creator']"}}},
+        ),
+    ),
+    "a label that the step reads in a file": lambda p, n=0: (
+        p["metadata"]["labels"].update(cohort=f"c{n}"),
+        volume(
+            p,
+            projected(
+                {
+                    "downwardAPI": {
+                        "items": [{"path": "l", "fieldRef": {"fieldPath": "metadata.labels['cohort']"}}]
+                    }
+                }
+            ),
+            "extra-labels",
+        ),
+    ),
+    "a projected ConfigMap": lambda p, n=0: volume(
+        p, projected({"configMap": {"name": f"c{n}"}}), "extra-projected"
+    ),
+    "a projected Secret": lambda p, n=0: volume(
+        p, projected({"secret": {"name": f"s{n}"}}), "extra-projected"
+    ),
+    "a token for somebody": lambda p, n=0: volume(
+        p, projected({"serviceAccountToken": {"audience": f"a{n}", "path": "t"}}), "kube-api-access-mine"
+    ),
+    "a ConfigMap beside a token": lambda p, n=0: volume(
+        p,
+        projected({"serviceAccountToken": {"path": "token"}}, {"configMap": {"name": f"c{n}"}}),
+        "kube-api-access-own",
+    ),
+    "keys of a mounted ConfigMap": lambda p, n=0: volume(
+        p, {"configMap": {"name": "c", "items": [{"key": f"k{n}", "path": "p"}]}}, "extra-keys"
+    ),
+    "mode of a mounted Secret": lambda p, n=0: volume(
+        p, {"secret": {"secretName": "s", "defaultMode": 256 + n}}, "extra-mode"
+    ),
+    "an input artifact mounted once more": lambda p, n=0: main(p).update(
+        volumeMounts=[
+            *main(p)["volumeMounts"],
+            {"name": "input-artifacts", "mountPath": "/again", "subPath": f"x{n}"},
+        ]
+    ),
+    "whether a mount can be written": lambda p, n=0: volume(
+        p, {"emptyDir": {}}, "extra-read", readOnly=True, recursiveReadOnly=f"v{n}"
+    ),
+    "a block device": lambda p, n=0: main(p).update(
+        volumeDevices=[{"name": "var-run-argo-block", "devicePath": f"/dev/x{n}"}]
+    ),
+    "command of a sidecar": lambda p, n=0: p["spec"]["containers"].append(
+        {"name": "helper", "image": "h", "command": ["/var/run/argo/argoexec", "emissary", "--", f"s{n}"]}
+    ),
+    "environment of an init container": lambda p, n=0: p["spec"]["initContainers"].append(
+        {"name": "prepare", "image": "b", "env": [{"name": "E", "value": f"{n}"}]}
+    ),
+    "variable of the template only": lambda p, n=0: template(
+        p, lambda t: t["container"].update(env=[{"name": "TRACEPARENT", "value": f"{n}"}])
+    ),
+    "volume mount of the template only": lambda p, n=0: template(
+        p, lambda t: t["container"].update(volumeMounts=[{"name": "v", "mountPath": f"/m{n}"}])
+    ),
+    "archive of an input": lambda p, n=0: add_artifact(
+        p, "inputs", {"path": "/a", "s3": {"key": "k"}, "archive": {"none": {}}, "mode": n}
+    ),
+    "mode of an output": lambda p, n=0: add_artifact(p, "outputs", {"path": "/a", "mode": n}),
+    "global name of an artifact": lambda p, n=0: add_artifact(
+        p, "outputs", {"path": "/a", "globalName": f"g{n}"}
+    ),
+    "garbage collection of an output": lambda p, n=0: add_artifact(
+        p, "outputs", {"path": "/a", "artifactGC": {"strategy": f"Never{n}"}}
+    ),
+    "path of an output parameter": lambda p, n=0: template(
+        p, lambda t: t["outputs"]["parameters"][0]["valueFrom"].update(path=f"/p{n}")
+    ),
+    "another output parameter": lambda p, n=0: template(
+        p,
+        lambda t: t["outputs"]["parameters"].append({"name": f"more{n}", "valueFrom": {"path": "/p"}}),
+    ),
+    "source of a recorded script": lambda p, n=0: script(p, lambda s: s.update(source=f"print({n})")),
+    "a field of a recorded script": lambda p, n=0: script(p, lambda s: s.update(novelty=any_value(n))),
+    "graph of a container set": lambda p, n=0: container_of_set(
+        p, lambda s: s["containers"][-1].update(dependencies=[f"other-{n}"])
+    ),
+    "mounts of a container set": lambda p, n=0: container_of_set(
+        p, lambda s: s.update(volumeMounts=[{"name": "v", "mountPath": f"/m{n}"}])
+    ),
     "salt": lambda p, n=0: p["metadata"]["annotations"].update({names.SALT: f"{n}."}),
     "a label that the step reads": lambda p, n=0: (
         p["metadata"]["labels"].update(team=f"a{n}"),
@@ -228,5 +306,30 @@ NOT_SEMANTIC = {
     ),
     "order of volumes": lambda p, n=0: random.Random(n).shuffle(p["spec"]["volumes"]),
     "name of the token volume": lambda p, n=0: rename_token_volume(p, n),
+    "pending timeout": lambda p, n=0: template(p, lambda t: t.update(pendingTimeout=f"{n}m")),
+    "priority in the template": lambda p, n=0: template(p, lambda t: t.update(priorityClassName=f"p{n}")),
+    "scheduler in the template": lambda p, n=0: template(p, lambda t: t.update(schedulerName=f"s{n}")),
+    "retries of a container set": lambda p, n=0: container_of_set(
+        p, lambda s: s.update(retryStrategy={"retries": n})
+    ),
+    "resize policy": lambda p, n=0: main(p).update(resizePolicy=[{"resourceName": f"r{n}"}]),
+    "overhead": lambda p, n=0: p["spec"].update(overhead={"cpu": f"{n}"}),
+    "finalizers": lambda p, n=0: p["metadata"].update(finalizers=[f"example.com/f{n}"]),
+    "managed fields": lambda p, n=0: p["metadata"].update(managedFields=[{"manager": f"m{n}"}]),
+    "generation": lambda p, n=0: p["metadata"].update(generation=n, resourceVersion=f"{n}"),
+    "Pod UID and creation": lambda p, n=0: p["metadata"].update(
+        uid=f"u{n}", creationTimestamp="2026-01-01T00:00:00Z"
+    ),
+    "run id of Kubeflow": lambda p, n=0: p["metadata"]["labels"].update({"pipeline/runid": f"r{n}"}),
+    "how far Argo is": lambda p, n=0: p["metadata"]["labels"].update({names.ARGO_COMPLETED: f"{n}"}),
+    "resources of Argo's containers": lambda p, n=0: [
+        c.update(resources={"limits": {"cpu": f"{n}"}}) for c in argos_containers(p)
+    ],
+    "environment of Argo's containers": lambda p, n=0: [
+        c["env"].append({"name": f"X{n}", "value": "y"}) for c in argos_containers(p)
+    ],
+    "how old an entry may be": lambda p, n=0: p["metadata"]["annotations"].update(
+        {names.MAX_STALENESS: f"P{n}D"}
+    ),
     "status": lambda p, n=0: p.update(status={"phase": "Running", "podIP": f"10.0.0.{n}"}),
 }

@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from step_changes import NOT_SEMANTIC, SEMANTIC, main, set_env, template, volume
+from step_changes import MISFITS, NOT_SEMANTIC, SEMANTIC
+from step_edits import main, set_env, template, volume
 
 from memopod.steps import names, read_step
+from memopod.steps.components import own_command
 from memopod.steps.framing import canonical
 from memopod.steps.inputs import config_map_content, config_maps, input_artifacts
 from memopod.steps.key import (
@@ -16,13 +18,13 @@ from memopod.steps.key import (
     base_key,
     entry_key,
     evidence,
-    own_command,
     with_template,
 )
 
-BASE = json.loads(
-    (Path(__file__).parents[1] / "samples" / "argo-4.1.2" / "parameters.make.admission.json").read_text()
-)["request"]["object"]
+SAMPLES = Path(__file__).parents[1] / "samples"
+BASE = json.loads((SAMPLES / "argo-4.1.2" / "parameters.make.admission.json").read_text())["request"][
+    "object"
+]
 VERSIONS = ["3.4.17", "3.5.15", "3.7.18", "4.0.10", "4.1.2"]
 
 
@@ -30,30 +32,93 @@ def key_of(pod):
     return base_key(read_step(pod, namespace="kubeflow")).digest
 
 
+def fitting(sample, kind, change, n=0):
+    """A recorded Pod before and after a change of that kind, of the first recording that it fits."""
+    for name in ("parameters.make", "script.s", "containerset"):
+        pod = sample("4.1.2", f"{name}.admission")["request"]["object"]
+        before = key_of(pod)
+        try:
+            change(pod, n)
+        except MISFITS:
+            continue
+        return name, before, pod
+    raise AssertionError(f"{kind}: fits no recording")
+
+
 @pytest.mark.parametrize("kind", SEMANTIC)
-def test_what_can_decide_the_result_changes_the_key(make_pod, kind):
-    pod = make_pod()
-    before = key_of(pod)
-    SEMANTIC[kind](pod)
+def test_what_can_decide_the_result_changes_the_key(sample, kind):
+    _, before, pod = fitting(sample, kind, SEMANTIC[kind])
     assert key_of(pod) != before
 
 
 @pytest.mark.parametrize("kind", NOT_SEMANTIC)
-def test_what_cannot_decide_the_result_leaves_the_key(make_pod, kind):
-    pod = make_pod()
-    before = key_of(pod)
-    NOT_SEMANTIC[kind](pod)
+def test_what_cannot_decide_the_result_leaves_the_key(sample, kind):
+    _, before, pod = fitting(sample, kind, NOT_SEMANTIC[kind])
     assert key_of(pod) == before
 
 
-def test_different_changes_give_different_keys(make_pod):
+def test_different_changes_give_different_keys(sample):
     keys = {}
     for kind, change in SEMANTIC.items():
-        pod = make_pod()
-        change(pod)
-        keys.setdefault(key_of(pod), []).append(kind)
+        name, _, pod = fitting(sample, kind, change)
+        keys.setdefault((name, key_of(pod)), []).append(kind)
     twins = [kinds for kinds in keys.values() if len(kinds) > 1]
     assert twins == []
+
+
+def fitting_kinds(name):
+    kinds = []
+    for kind, change in {**SEMANTIC, **NOT_SEMANTIC}.items():
+        try:
+            change(copy.deepcopy(RECORDED[name]), 1)
+        except MISFITS:
+            continue
+        kinds.append(kind)
+    return kinds
+
+
+RECORDED = {
+    f"{version} {step}": json.loads((SAMPLES / f"argo-{version}" / f"{step}.admission.json").read_text())[
+        "request"
+    ]["object"]
+    for version in ("3.5.15", "4.1.2")
+    for step in ("parameters.make", "script.s", "containerset", "artifacts.use")
+}
+KINDS = {name: fitting_kinds(name) for name in RECORDED}
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_of_any_changes_the_semantic_ones_alone_decide_the_key(data):
+    name = data.draw(st.sampled_from(sorted(RECORDED)))
+    changes = data.draw(
+        st.lists(st.tuples(st.sampled_from(KINDS[name]), st.integers(0, 10**6)), min_size=1, max_size=6)
+    )
+    changed, decisive = copy.deepcopy(RECORDED[name]), copy.deepcopy(RECORDED[name])
+    for kind, n in changes:
+        {**SEMANTIC, **NOT_SEMANTIC}[kind](changed, n)
+        if kind in SEMANTIC:
+            SEMANTIC[kind](decisive, n)
+    assert key_of(changed) == key_of(decisive)
+    assert (key_of(changed) == key_of(RECORDED[name])) == (decisive == RECORDED[name])
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data(), kind=st.sampled_from(sorted(SEMANTIC)))
+def test_two_changes_of_one_kind_share_a_key_only_if_they_are_one_change(data, kind):
+    name = data.draw(st.sampled_from([name for name in sorted(RECORDED) if kind in KINDS[name]]))
+    first, second = data.draw(st.integers(0, 10**6)), data.draw(st.integers(0, 10**6))
+    pods = copy.deepcopy(RECORDED[name]), copy.deepcopy(RECORDED[name])
+    SEMANTIC[kind](pods[0], first)
+    SEMANTIC[kind](pods[1], second)
+    assert (key_of(pods[0]) == key_of(pods[1])) == (content_of(pods[0]) == content_of(pods[1]))
+
+
+def content_of(pod):
+    """A Pod's text, where that of its template says no more than its value does."""
+    pod = copy.deepcopy(pod)
+    template(pod, lambda t: None)
+    return json.dumps(pod, sort_keys=True)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -77,10 +142,57 @@ def test_attempts_of_one_step_have_equal_keys(sample, version):
     assert key_of(sample(version, "retry.0.pod")) == key_of(sample(version, "retry.1.pod"))
 
 
-def test_between_versions_only_what_argo_writes_elsewhere_moves(sample):
-    old = base_key(read_step(sample("3.5.15", "parameters.make.pod"))).components
-    new = base_key(read_step(sample("4.1.2", "parameters.make.pod"))).components
-    assert {name for name in old if old[name] != new.get(name)} == {"template.inputs"}
+@pytest.mark.parametrize("version", ["3.7.18", "4.1.2"])
+def test_items_of_the_same_content_have_equal_keys(sample, version):
+    assert len({key_of(sample(version, f"fanout.one-{item}.pod")) for item in range(3)}) == 1
+
+
+def moved(first, second):
+    """Names of the components that differ between the base keys of two Pods."""
+    old, new = base_key(read_step(first)).components, base_key(read_step(second)).components
+    return {name for name in old.keys() | new.keys() if old.get(name) != new.get(name)}
+
+
+BETWEEN_VERSIONS = {
+    # (older, newer) -> what Argo writes elsewhere from then on: in the template of a step with input
+    # parameters, and of one that is offloaded.
+    ("3.4.17", "3.5.15"): (set(), set()),
+    ("3.5.15", "3.7.18"): (
+        {"template.inputs", "template.inputs.parameters"},
+        {
+            *("run.0.main.args", "template.container", "template.inputs", "template.outputs"),
+            "template.offloaded",
+        },
+    ),
+    ("3.7.18", "4.0.10"): (set(), set()),
+    ("4.0.10", "4.1.2"): (set(), set()),
+}
+
+
+@pytest.mark.parametrize("versions", BETWEEN_VERSIONS)
+def test_between_versions_only_what_argo_writes_elsewhere_moves(sample, versions):
+    with_inputs, offloaded = BETWEEN_VERSIONS[versions]
+
+    def between(name):
+        return moved(*(sample(version, f"{name}.pod") for version in versions))
+
+    for name in ("parameters.make", "parameters.use", "script.use"):
+        assert between(name) == with_inputs, name
+    for name in ("script.s", "containerset", "artifacts.use", "fanout.one-0", "retry.1"):
+        assert between(name) == set(), name
+    assert between("offloaded") == offloaded
+
+
+def test_without_an_init_container_a_step_is_another_one(sample):
+    # Argo's programs come with an image that is mounted, and that counts as any other.
+    with_init, without = sample("4.1.2", "parameters.use.pod"), sample("4.1.2", "initless.use.pod")
+    assert moved(with_init, without) == {"run.0.main.volumeMounts", "volumes"}
+
+
+def test_two_runs_of_a_kubeflow_v2_step_differ_where_its_run_is_named(sample):
+    # Not held, whatever its labels: its command line has the ids of run and execution.
+    first, again = sample("4.1.2", "kfp-v2.executor.pod"), sample("4.1.2", "kfp-v2-again.executor.pod")
+    assert moved(first, again) == {"run.1.main.command"}
 
 
 @pytest.mark.parametrize(
@@ -105,6 +217,7 @@ def test_a_step_whose_result_no_key_can_hold_has_none(sample, name, reason):
         {"hostPath": {"path": "/data"}},
         {"nfs": {"server": "s", "path": "/"}},
         {"csi": {"driver": "d"}},
+        {"ephemeral": {"volumeClaimTemplate": {"spec": {"storageClassName": "local"}}}},
         {"somethingNew": {}},
     ],
 )
@@ -168,6 +281,29 @@ def test_a_users_variable_counts_whatever_its_name(make_pod):
     assert with_label("gold") != with_label("silver")
 
 
+def test_who_reads_its_resources_gets_the_pods_where_its_own_say_nothing(make_pod):
+    def with_limit(cpus):
+        pod = make_pod()
+        pod["spec"]["resources"] = {"limits": {"cpu": cpus}}
+        set_env(pod, "CPUS", {"valueFrom": {"resourceFieldRef": {"resource": "limits.cpu"}}})
+        return key_of(pod)
+
+    assert with_limit("1") != with_limit("2")
+
+
+@pytest.mark.parametrize("field", ["labels", "annotations"])
+def test_who_reads_all_labels_or_annotations_reads_all_but_its_runs(make_pod, field):
+    def with_entry(name, value):
+        pod = make_pod()
+        pod["metadata"][field][name] = value
+        set_env(pod, "ALL", {"valueFrom": {"fieldRef": {"fieldPath": f"metadata.{field}"}}})
+        return key_of(pod)
+
+    assert with_entry("team", "a") != with_entry("team", "b")
+    assert with_entry(names.ARGO_WORKFLOW, "a") == with_entry(names.ARGO_WORKFLOW, "b")
+    assert with_entry(names.HOLD_UNTIL, "a") == with_entry(names.HOLD_UNTIL, "b")
+
+
 @pytest.mark.parametrize(
     ("name", "first", "second"),
     [
@@ -182,18 +318,6 @@ def test_a_users_volume_counts_whatever_its_name(make_pod, name, first, second):
         return key_of(pod)
 
     assert with_volume(first) != with_volume(second)
-
-
-@pytest.mark.parametrize("field", ["dataSource", "dataSourceRef"])
-def test_an_ephemeral_volume_counts_as_empty_only_if_it_starts_empty(make_pod, field):
-    def with_claim(spec):
-        pod = make_pod()
-        volume(pod, {"ephemeral": {"volumeClaimTemplate": {"spec": spec}}})
-        return key_of(pod)
-
-    assert with_claim({"accessModes": ["ReadWriteOnce"]})
-    with pytest.raises(Unkeyable, match="volume"):
-        with_claim({field: {"kind": "PersistentVolumeClaim", "name": "training-data"}})
 
 
 def test_the_emissary_is_taken_off_and_nothing_else():
@@ -277,6 +401,51 @@ def test_components_cannot_be_shifted_into_each_other(make_pod):
     main(first).update(command=["a"], args=["b"])
     main(second).update(command=["a", "b"], args=[])
     assert key_of(first) != key_of(second)
+
+
+def test_the_name_of_a_field_cannot_be_taken_for_a_field_of_a_field(make_pod):
+    first, second = make_pod(), make_pod()
+    template(first, lambda t: t["inputs"].update(parameters=[{"name": "a"}]))
+    template(second, lambda t: t.update({"inputs.parameters": [{"name": "a"}], "inputs": {}}))
+    assert key_of(first) != key_of(second)
+    third = make_pod()
+    template(third, lambda t: t.update({"inputs\\.parameters": [{"name": "a"}], "inputs": {}}))
+    assert len({key_of(first), key_of(second), key_of(third)}) == 3
+
+
+def test_the_steps_own_container_cannot_be_ignored():
+    with pytest.raises(ValueError, match="main"):
+        KeyRules(ignored_containers=frozenset({"main"}))
+
+
+@pytest.mark.parametrize(
+    "artifact",
+    [
+        {"s3": {"key": "k", "bucket": "b"}, "raw": {"data": "x"}},
+        {"s3": {"key": "k", "bucket": "b"}, "gcs": {"key": "k", "bucket": "b"}},
+        {"novelty": {}},
+        {},
+    ],
+)
+def test_an_input_with_more_or_less_than_one_location_has_no_identity(make_pod, artifact):
+    pod = make_pod()
+    template(pod, lambda t: t["inputs"].update(artifacts=[{"name": "a", "path": "/a", **artifact}]))
+    with pytest.raises(Unkeyable, match="input-unknown"):
+        input_artifacts(read_step(pod))
+
+
+def test_an_optional_input_that_is_not_given_needs_no_identity(make_pod):
+    pod = make_pod()
+    template(pod, lambda t: t["inputs"].update(artifacts=[{"name": "a", "path": "/a", "optional": True}]))
+    assert input_artifacts(read_step(pod)) == []
+
+
+def test_of_two_inputs_of_one_name_neither_has_an_identity(make_pod):
+    pod = make_pod()
+    twice = [{"name": "a", "path": p, "s3": {"key": p, "bucket": "b"}} for p in ("/a", "/b")]
+    template(pod, lambda t: t["inputs"].update(artifacts=twice))
+    with pytest.raises(Unkeyable, match="input-unknown"):
+        input_artifacts(read_step(pod))
 
 
 def test_lone_surrogates_do_not_crash(make_pod):
