@@ -16,7 +16,7 @@ from metadata_store.failures import ABORTED, INVALID_ARGUMENT, UNAVAILABLE, Fail
 from metadata_store.frames import Answer
 from metadata_store.guard import Refused, guard_for
 from metadata_store.repeat import outcome_unknown
-from metadata_store.rpcs import SERVED, writes
+from metadata_store.rpcs import OF_CORE, writes
 
 _TRIES = 5
 _LONGEST_PAUSE = 0.05  # a lost deadlock is won on the next try, most times
@@ -36,7 +36,7 @@ class Core:
 
     def __init__(self, connection: bytes, migration: bytes) -> None:
         self._connection = connection
-        self._methods = {name: getattr(binding, name) for name in SERVED}
+        self._methods = {name: getattr(binding, name) for name in OF_CORE}
         config = metadata_store_pb2.ConnectionConfig.FromString(connection)
         self._guard = guard_for(config.WhichOneof("config"))
         self._sockets = select.poll()

@@ -15,8 +15,25 @@ SERVICE: str = _SERVICE.full_name
 RPCS: tuple[str, ...] = tuple(method.name for method in _SERVICE.methods)
 """Every RPC that the service declares."""
 
-SERVED: frozenset[str] = frozenset(name for name in RPCS if hasattr(binding, name))
-"""The RPCs that the core can answer; the others are UNIMPLEMENTED."""
+OF_CORE: frozenset[str] = frozenset(name for name in RPCS if hasattr(binding, name))
+"""The RPCs that the core's binding has."""
+
+RELATIVES: dict[str, tuple[str, str]] = {
+    "GetParentContextsByContexts": ("GetParentContextsByContext", "parent_contexts"),
+    "GetChildrenContextsByContexts": ("GetChildrenContextsByContext", "children_contexts"),
+}
+"""RPCs about several contexts that it lacks: the one about a single context, and the answer's field."""
+
+SERVED: frozenset[str] = OF_CORE | RELATIVES.keys()
+"""The RPCs that are answered; the others (GetLineageGraph) are UNIMPLEMENTED."""
+
+LISTS: frozenset[str] = frozenset(
+    method.name
+    for method in _SERVICE.methods
+    if "next_page_token" in method.output_type.fields_by_name
+    and "options" in method.input_type.fields_by_name
+)
+"""The RPCs that take ListOperationOptions."""
 
 
 def writes(rpc: str) -> bool:

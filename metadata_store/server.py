@@ -97,7 +97,7 @@ def _served(rpc: str, pool: Pool, probe: Probe) -> Handler:
 
 def _unimplemented(rpc: str) -> Handler:
     async def handle(_request: bytes, context: grpc.aio.ServicerContext) -> bytes:
-        text = f"{rpc} is declared by the service, but ml-metadata 1.17.1 does not offer it"
+        text = f"{rpc} is declared but was never implemented by ml-metadata: ask GetLineageSubgraph"
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, text)
         raise AssertionError("abort raises")
 

@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 
+from metadata_store.compose import answer
 from metadata_store.core import CannotOpenStore, Core
 from metadata_store.frames import ANSWER, PAIR, Answer
 
@@ -48,7 +49,7 @@ def _serve(connection: socket.socket) -> None:
     _send(connection, Answer(0, b"", b""))
     while True:
         name, request = _receive_pair(connection)
-        _send(connection, core.call(name.decode(), request))
+        _send(connection, answer(core.call, name.decode(), request))
 
 
 def _die_with(parent: int) -> None:

@@ -8,7 +8,7 @@ import pytest
 from ml_metadata.proto import metadata_store_pb2 as mlmd
 from ml_metadata.proto import metadata_store_service_pb2 as service
 
-from metadata_store.rpcs import RPCS, SERVED
+from metadata_store.rpcs import OF_CORE, RPCS, SERVED
 
 OK = grpc.StatusCode.OK
 NOT_FOUND = grpc.StatusCode.NOT_FOUND
@@ -31,6 +31,14 @@ def types(twins):
         "step": answer.execution_type_ids[0],
         "run": answer.context_type_ids[0],
     }
+
+
+@pytest.fixture(scope="module")
+def many_contexts(twins, types):
+    """The ids of 1,210 contexts of the type `many`."""
+    many = twins("PutContextType", context_type=mlmd.ContextType(name="many"))[2].type_id
+    contexts = [mlmd.Context(type_id=many, name=f"{number}") for number in range(1210)]
+    return list(twins("PutContexts", contexts=contexts)[2].context_ids)
 
 
 def an_artifact(twins, types, **fields):
@@ -211,18 +219,47 @@ def test_a_lineage_subgraph_is_put_as_a_whole_or_not_at_all(twins, types):
     assert len(graph.executions) == 1
 
 
-def test_rpcs_that_the_core_lacks_are_unimplemented_with_a_sentence(store):
-    assert set(RPCS) - SERVED == {
-        "GetParentContextsByContexts", "GetChildrenContextsByContexts", "GetLineageGraph",
+def test_what_ml_metadata_never_implemented_is_unimplemented_with_a_sentence(store):
+    assert set(RPCS) - SERVED == {"GetLineageGraph"}
+    call = store.call("GetLineageGraph", service.GetLineageGraphRequest())
+    assert call.code() == grpc.StatusCode.UNIMPLEMENTED
+    assert "ask GetLineageSubgraph" in call.details()
+
+
+def test_relatives_of_several_contexts_are_those_of_each(twins, types, store):
+    parent, child, other, lonely = (a_context(twins, types) for _ in range(4))
+    pairs = [mlmd.ParentContext(parent_id=parent, child_id=each) for each in (child, other)]
+    assert twins("PutParentContexts", parent_contexts=pairs)[0] == OK
+    ids = [parent, child, other, lonely, child]
+    request = service.GetParentContextsByContextsRequest(context_ids=ids)
+    parents = store.call("GetParentContextsByContexts", request).result().contexts
+    assert {key: [c.id for c in value.parent_contexts] for key, value in parents.items()} == {
+        child: [parent], other: [parent],
     }  # fmt: skip
-    for rpc in set(RPCS) - SERVED:
-        call = store.call(rpc, mlmd.Context())
-        assert call.code() == grpc.StatusCode.UNIMPLEMENTED
-        assert rpc in call.details()
+    request = service.GetChildrenContextsByContextsRequest(context_ids=ids)
+    children = store.call("GetChildrenContextsByContexts", request).result().contexts
+    assert {key: [c.id for c in value.children_contexts] for key, value in children.items()} == {
+        parent: [child, other],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [101, 250, 999, 1000, 5000])
+def test_a_list_above_a_hundred_is_given_whole_or_with_a_token(store, many_contexts, size):
+    found, token = [], ""
+    while True:
+        options = mlmd.ListOperationOptions(max_result_size=size, next_page_token=token)
+        request = service.GetContextsByTypeRequest(type_name="many", options=options)
+        page = store.call("GetContextsByType", request).result()
+        found += [context.id for context in page.contexts]
+        token = page.next_page_token
+        if not token:
+            break
+        assert len(page.contexts) == min(size, 1000)
+    assert found == many_contexts
 
 
 def test_every_rpc_that_the_core_has_is_served(twins, types):
-    for rpc in sorted(SERVED):
+    for rpc in sorted(OF_CORE):
         twins(rpc)
 
 
