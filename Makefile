@@ -3,9 +3,10 @@ VENV   ?= .venv
 PYTHON ?= python3.11
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' memopod/__init__.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup services control-plane demo test fuzz check format lock wheel clean
+.PHONY: help setup services control-plane demo test fuzz check format lock image test-image wheel clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +27,8 @@ services: ## install the servers that tests start (Debian, as root)
 	command -v postgres >/dev/null || ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || missing="$$missing postgresql"; \
 	[ -d /usr/lib/x86_64-linux-gnu/libmariadb3/plugin ] || missing="$$missing libmariadb3"; \
 	command -v redis-server >/dev/null || missing="$$missing redis-server"; \
+	command -v dockerd >/dev/null || missing="$$missing docker.io"; \
+	command -v debootstrap >/dev/null || missing="$$missing debootstrap"; \
 	[ -n "$$missing" ] || { echo "services: everything is installed"; exit 0; }; \
 	command -v apt-get >/dev/null || { echo "services: no apt-get here; install by hand:$$missing" >&2; exit 1; }; \
 	[ "$$(id -u)" = 0 ] || { echo "services: must be root; run: sudo apt-get install --no-install-recommends$$missing" >&2; exit 1; }; \
@@ -56,9 +59,20 @@ format: $(READY) ## format the code and mend what the linter can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The image's two lists are parts of the first, at the same versions.
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+    --custom-compile-command 'make lock'
 lock: $(READY) ## resolve the dependencies again into requirements.txt
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --group dev \
-	    --custom-compile-command 'make lock' pyproject.toml -o requirements.txt
+	$(LOCK) --group dev pyproject.toml -o requirements.txt
+	$(LOCK) --constraint requirements.txt pyproject.toml -o deploy/image/requirements.txt
+	$(LOCK) --constraint requirements.txt --group image -o deploy/image/build-requirements.txt
+
+image: ## build the image, as memopod:VERSION
+	docker build --file deploy/image/Dockerfile --tag memopod:$(VERSION) --build-arg VERSION=$(VERSION) \
+	    --build-arg REVISION=$(shell git rev-parse HEAD) .
+
+test-image: $(READY) ## build the image on a base of Debian's, start each entry point and talk to it (minutes)
+	$(BIN)/python -m pytest -n0 --timeout=1200 tests/image
 
 wheel: $(READY) ## build the wheel into dist/
 	$(BIN)/python -m build --no-isolation --wheel

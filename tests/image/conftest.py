@@ -1,0 +1,163 @@
+"""The image, built and run for real: by the Docker daemon that is there, else by one of the test's own.
+
+No base image can be had where only package registries are reached, so the base is Debian's Python 3.11
+from `debootstrap`; the Dockerfile is the one that everybody uses.
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PACKAGES = "python3,python3-venv,ca-certificates"
+CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
+
+
+def required(program):
+    found = shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin")
+    if found is None:
+        message = f"{program} is not installed here; `make services` installs it"
+        if os.environ.get("CI", "").lower() == "true" or os.environ.get("MEMOPOD_REQUIRE_SERVICES") == "1":
+            pytest.fail(message)
+        pytest.skip(message)
+    return found
+
+
+def _until(condition, *, seconds=60.0, process=None, log=None):
+    end = time.monotonic() + seconds
+    while not (result := condition()):
+        text = log.read_text(errors="replace") if log else ""
+        assert process is None or process.poll() is None, text
+        assert time.monotonic() < end, f"not so within {seconds} s\n{text}"
+        time.sleep(0.1)
+    return result
+
+
+@pytest.fixture(scope="session")
+def until():
+    """Wait for a condition: `until(condition)`; what it returns."""
+    return _until
+
+
+@pytest.fixture(scope="session")
+def free_port():
+    def choose():
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            return listener.getsockname()[1]
+
+    return choose
+
+
+class Docker:
+    """The command line, against one daemon."""
+
+    def __init__(self, program, environment):
+        self.program = program
+        self.environment = environment
+
+    def __call__(self, *arguments, check=True, **options):
+        done = subprocess.run(
+            [self.program, *arguments], env=self.environment, capture_output=True, text=True, **options
+        )
+        assert not check or done.returncode == 0, f"docker {arguments}:\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def answers(self):
+        return self("info", check=False).returncode == 0
+
+
+@pytest.fixture(scope="session")
+def docker(tmp_path_factory):
+    """A Docker that answers."""
+    there = Docker(required("docker"), dict(os.environ))
+    if there.answers():
+        yield there
+        return
+    folder = tmp_path_factory.mktemp("docker")
+    endpoint = f"unix://{folder}/docker.sock"
+    log = folder / "log"
+    # Neither bridge nor packet filter: it needs no more rights than a container's root has.
+    command = [
+        required("dockerd"), "--host", endpoint, "--data-root", str(folder / "data"),
+        "--exec-root", str(folder / "exec"), "--pidfile", str(folder / "pid"),
+        "--bridge=none", "--iptables=false", "--ip6tables=false",
+    ]  # fmt: skip
+    with log.open("wb") as output:
+        daemon = subprocess.Popen(command, stdout=output, stderr=output)
+    own = Docker(there.program, {**os.environ, "DOCKER_HOST": endpoint})
+    try:
+        _until(own.answers, process=daemon, log=log)
+        yield own
+    finally:
+        daemon.terminate()
+        daemon.wait(60)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def base(docker, tmp_path_factory):
+    """The name of a base image: Debian's Python 3.11, which trusts what this machine trusts."""
+    folder = tmp_path_factory.mktemp("base") / "root"
+    command = [required("debootstrap"), "--variant=minbase", f"--include={PACKAGES}", "bookworm", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:]
+    shutil.copy(CERTIFICATES, f"{folder}{CERTIFICATES}")
+    name = f"memopod-base:{uuid.uuid4().hex[:8]}"
+    with subprocess.Popen(["tar", "-C", str(folder), "-c", "."], stdout=subprocess.PIPE) as tar:
+        docker("import", "--change", f"ENV PIP_CERT={CERTIFICATES}", "-", name, stdin=tar.stdout)
+    shutil.rmtree(folder)
+    yield name
+    docker("rmi", "--force", name)
+
+
+@pytest.fixture(scope="session")
+def image(docker, base):
+    """The name of memopod's image, built from this checkout."""
+    name = f"memopod:{uuid.uuid4().hex[:8]}"
+    docker(
+        *("build", "--network=host", "--build-arg", f"BASE={base}", "--build-arg", "VERSION=test"),
+        *("--file", "deploy/image/Dockerfile", "--tag", name, "."),
+        cwd=REPOSITORY,
+    )
+    yield name
+    docker("rmi", "--force", name)
+
+
+@pytest.fixture
+def run(docker, image):
+    """Start the image as a cluster would: user 1000, nothing writable but the volumes, no capability."""
+    started = []
+
+    def start(*arguments, volumes=(), environment=()):
+        name = f"memopod-{uuid.uuid4().hex[:8]}"
+        mounts = [word for volume in volumes for word in ("--volume", volume)]
+        variables = [word for variable in environment for word in ("--env", variable)]
+        docker(
+            *("run", "--detach", "--name", name, "--network=host", "--read-only", "--tmpfs=/tmp"),
+            *("--cap-drop=ALL", "--security-opt=no-new-privileges", *mounts, *variables, image, *arguments),
+        )
+        started.append(name)
+        return name
+
+    yield start
+    for name in started:
+        docker("rm", "--force", name)
+
+
+@pytest.fixture
+def stopped_in_order(docker):
+    """Stop a container as a cluster does, and see it end by itself, with 0."""
+
+    def stop(name):
+        docker("stop", "--time=40", name)
+        state = docker("inspect", "--format={{.State.ExitCode}}", name).stdout.strip()
+        assert state == "0", docker("logs", name).stderr
+
+    return stop
