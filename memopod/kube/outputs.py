@@ -1,7 +1,7 @@
 """What a step put out, from wherever Argo keeps it at this moment.
 
 Argo deletes all WorkflowTaskResults of a workflow as soon as it has ended; from then on the outputs
-are in the Workflow's `status.nodes`.
+are in the Workflow's `status.nodes`. Before 3.4 they were in an annotation of the Pod.
 """
 
 from collections.abc import Mapping
@@ -10,9 +10,15 @@ from typing import Any
 from memopod.kube.client import Client
 from memopod.kube.errors import Forbidden, NotFound
 from memopod.kube.resources import TASK_RESULTS, WORKFLOWS
-from memopod.steps import Outputs, Step, names
-from memopod.steps.argo import containers, environment
-from memopod.steps.outputs import declared, is_complete, read_outputs, workflow_nodes
+from memopod.steps import Outputs, Step
+from memopod.steps.argo import has_template_everywhere
+from memopod.steps.outputs import (
+    annotated_outputs,
+    declared,
+    is_complete,
+    read_outputs,
+    workflow_nodes,
+)  # fmt: skip
 
 
 async def fetch_outputs(client: Client, step: Step) -> Outputs | None:
@@ -41,6 +47,9 @@ async def _from_workflow(client: Client, step: Step, archive: Mapping[str, Any] 
         node = workflow_nodes(workflow).get(step.node_id) or {}
         if node.get("phase") == "Succeeded":
             return read_outputs(node.get("outputs") or {}, archive)
+    annotated = annotated_outputs(step)
+    if annotated is not None:
+        return read_outputs(annotated, archive)
     return Outputs(parameters={}) if _reports_nothing(step) else None
 
 
@@ -51,6 +60,5 @@ def _reports_nothing(step: Step) -> bool:
     Pod ends, so reading this as "no outputs" is right there too.
     """
     template = step.template or {}
-    carriers = {c.get("name") for c in containers(step.pod) if environment(c, names.ENV_TEMPLATE) is not None}
     puts_out = declared(template, "parameters") or declared(template, "artifacts") or step.wants_result
-    return {"init", "main"} <= carriers and not puts_out
+    return has_template_everywhere(step.pod) and not puts_out

@@ -113,6 +113,15 @@ def owner_workflow(pod: Mapping[str, Json]) -> tuple[str, str] | None:
     return None
 
 
+def has_template_everywhere(pod: Mapping[str, Json]) -> bool:
+    """Whether the Pod is of Argo 3.5 or earlier: the template is on every container, `main` included.
+
+    (An init-less Pod of 4.1 may have it on `main`, and has no container `init`.)
+    """
+    carriers = {c.get("name") for c in containers(pod) if environment(c, names.ENV_TEMPLATE) is not None}
+    return {"init", "main"} <= carriers
+
+
 def template_text(pod: Mapping[str, Json]) -> str | None:
     """The template's JSON text (or `offloaded`) from wherever this Argo version keeps it."""
     for container in containers(pod):

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from memopod.steps import names
-from memopod.steps.argo import Step, containers, environment
+from memopod.steps.argo import Step, has_template_everywhere
 from memopod.steps.outputs import declared
 
 _FORWARDED = (names.REASON, names.SOURCE_POD, names.SOURCE_EXECUTION)
@@ -128,10 +128,5 @@ def _terminated(container: Mapping[str, Any], at: str) -> dict[str, Any]:
 
 
 def reads_outputs_annotation(pod: Mapping[str, Any]) -> bool:
-    """Argo 3.5 and earlier read a step's outputs from an annotation too.
-
-    They are told by their layout: the template is on every container, `main` included, beside the
-    init container's (an init-less Pod of 4.1 has no init container).
-    """
-    carriers = {c.get("name") for c in containers(pod) if environment(c, names.ENV_TEMPLATE) is not None}
-    return {"init", "main"} <= carriers
+    """Argo 3.5 and earlier read a step's outputs from an annotation too."""
+    return has_template_everywhere(pod)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from memopod.steps import names
-from memopod.steps.argo import Step
+from memopod.steps.argo import Step, has_template_everywhere
 from memopod.steps.locations import KINDS, Location, is_key_only, kind_of, resolve
 
 _LARGEST_NODES = 64 * 1024 * 1024
@@ -134,6 +134,23 @@ def read_outputs(reported: Mapping[str, Any], archive: Mapping[str, Any] | None)
         if p.get("value") is not None and p.get("name")
     }
     return Outputs(parameters=parameters, artifacts=tuple(artifacts), result=reported.get("result"))
+
+
+def annotated_outputs(step: Step) -> Mapping[str, Any] | None:
+    """What Argo's executor wrote into the Pod's annotation `workflows.argoproj.io/outputs` (before 3.4).
+
+    None where there is none, where it is no JSON object, and for Pods of later versions, which do not use
+    it: there a template's own metadata could have put it on the Pod.
+    """
+    old = names.ARGO_TEMPLATE_ANNOTATION in step.annotations or has_template_everywhere(step.pod)
+    text = step.annotations.get(names.ARGO_OUTPUTS)
+    if not old or text is None:
+        return None
+    try:
+        reported = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return reported if isinstance(reported, dict) else None
 
 
 def workflow_nodes(workflow: Mapping[str, Any]) -> Mapping[str, Any]:
