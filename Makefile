@@ -21,11 +21,12 @@ $(READY): requirements.txt pyproject.toml
 	@touch $(READY)
 
 # Programs that tests start by themselves, and the Debian packages that they are in.
-services: ## install the servers that tests start (Debian, as root)
+services: ## install the servers and the browser that tests start (Debian, as root)
 	@missing=""; \
 	command -v mariadbd >/dev/null || [ -x /usr/sbin/mariadbd ] || missing="$$missing mariadb-server-core"; \
 	command -v postgres >/dev/null || ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || missing="$$missing postgresql"; \
 	[ -d /usr/lib/x86_64-linux-gnu/libmariadb3/plugin ] || missing="$$missing libmariadb3"; \
+	command -v chromium >/dev/null || missing="$$missing chromium"; \
 	command -v redis-server >/dev/null || missing="$$missing redis-server"; \
 	command -v dockerd >/dev/null || missing="$$missing docker.io"; \
 	command -v debootstrap >/dev/null || missing="$$missing debootstrap"; \
