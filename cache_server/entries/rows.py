@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Insert, Row, and_, func
+from sqlalchemy import ColumnElement, Insert, Row, and_, func, literal_column
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 
 from cache_server.entries.entry import EntriesUnavailable, Entry
@@ -63,7 +63,8 @@ def _replaces(new: Any) -> ColumnElement[bool]:
 
 
 def _assigned(name: str, new: Any) -> Any:
-    return entries.c.replaced + 1 if name == "replaced" else new[name]
+    # Without a parameter of its own: asyncmy writes many rows by one statement only then.
+    return entries.c.replaced + literal_column("1") if name == "replaced" else new[name]
 
 
 def _sqlite_upsert() -> Insert:
