@@ -17,7 +17,9 @@ from cache_server.completion import Completer, ResultsPermission
 from cache_server.controller import Controller
 from cache_server.decision import Decider, DecisionRules
 from cache_server.entries import Entries, open_layered
+from cache_server.entries.counts import Counts
 from cache_server.entries.creation import ensure_database
+from cache_server.entries.retention import keep_within
 from cache_server.executions import Executions
 from cache_server.identity import Identifier
 from cache_server.leadership import leadership
@@ -53,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _wire(
     settings: Settings, rules: DecisionRules, artifacts: Artifacts, client: Client, entries: Entries,
-    leads: Callable[[], bool], identity: str,
+    leads: Callable[[], bool], identity: str, counts: Counts,
 ) -> tuple[Decider, Pods]:  # fmt: skip
     key_rules = configuration.key_rules(settings)
     identifier = Identifier(client, artifacts, entries, key_rules)
@@ -61,6 +63,7 @@ def _wire(
     controller = Controller(
         client, decider, entries, Executions(configuration.wait_rules(settings)), leads=leads,
         settle_time=settings.settle_time, late_margin=settings.late_margin, concurrency=settings.concurrency,
+        count=counts.add,
     )  # fmt: skip
     completer = Completer(client, entries, secret=rules.secret, leads=leads, concurrency=settings.concurrency)
 
@@ -94,7 +97,9 @@ async def _serve(
             client, elects=bool(settings.leader_election), namespace=settings.lease_namespace,
             name=settings.lease_name, identity=identity,
         )  # fmt: skip
-        decider, pods = _wire(settings, rules, artifacts, client, entries, elector.is_leader, identity)
+        leads, database = elector.is_leader, entries.sql.database
+        counts = Counts(database)
+        decider, pods = _wire(settings, rules, artifacts, client, entries, leads, identity, counts)
         results = ResultsPermission(client, settings.watch_namespace, wanted=settings.strategy == PLACEHOLDER)
         informer = Informer(
             client, PODS, namespace=settings.watch_namespace or None,
@@ -121,6 +126,13 @@ async def _serve(
             group.create_task(pods.look_regularly(informer), name="look"),
             group.create_task(reload_on_change(context, *files), name="certificate"),
         ]
+        limits, interval = configuration.retention_limits(settings), settings.retention_interval
+        upkeep = [
+            group.create_task(counts.write_regularly(), name="counts"),
+            group.create_task(
+                keep_within(database, limits, leads=leads, interval=interval), name="retention"
+            ),
+        ]
         leading = group.create_task(pods.lead(informer, elector), name="leader")
         port = await _listen(runner, settings, context)
         health_port = await health.start(settings.health_host, settings.health_port)
@@ -131,6 +143,8 @@ async def _serve(
         for task in watching:
             task.cancel()
         await pods.drain()
+        for task in upkeep:
+            task.cancel()
         leading.cancel()
         await health.stop()
     _log.info("stopped")

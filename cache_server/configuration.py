@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import hmac
+from datetime import timedelta
 from pathlib import Path
 
 import structlog
@@ -10,6 +11,7 @@ import structlog
 from cache_server.admission import Policy
 from cache_server.decision import DecisionRules
 from cache_server.entries.databases import parse_url
+from cache_server.entries.retention import Limits
 from cache_server.entries.shared import check_redis_url
 from cache_server.placeholder import PlaceholderRules
 from cache_server.settings import AUTO, GATE, PLACEHOLDER, Settings
@@ -45,6 +47,7 @@ def resolve(settings: Settings) -> Settings:
         tls_cert_file=_in_folder(settings.tls_cert_file),
         tls_key_file=_in_folder(settings.tls_key_file),
     )
+    retention_limits(resolved)
     parse_url(resolved.database)
     if resolved.redis:
         check_redis_url(resolved.redis)
@@ -72,6 +75,20 @@ def seal_secret(settings: Settings) -> bytes:
     if len(secret) < _SECRET_BYTES:
         raise ValueError(f"--seal-key-file {path}: expected {_SECRET_BYTES} bytes or more, got {len(secret)}")
     return secret
+
+
+def retention_limits(settings: Settings) -> Limits:
+    """How long entries are kept. Raises ValueError for a duration that is none."""
+
+    def duration(flag: str, text: str) -> timedelta | None:
+        seconds = _limit(flag, text)
+        return None if seconds is None else timedelta(seconds=seconds)
+
+    return Limits(
+        age=duration("--retention-age", settings.retention_age),
+        idle=duration("--retention-idle", settings.retention_idle),
+        number=settings.retention_number or None,
+    )
 
 
 def decision_rules(settings: Settings, secret: bytes) -> DecisionRules:

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 from prometheus_client import Counter, Histogram
@@ -46,6 +46,13 @@ _MAYBE_WRITTEN = (409, 429)
 Pod = Mapping[str, Any]
 
 
+class CountDecision(Protocol):
+    """Takes note of a decision that was carried out, at once and without failing."""
+
+    def __call__(self, *, namespace: str, template: str, reason: str, entry_id: str) -> None:
+        """`entry_id` is that of the reused entry, empty for a step that runs."""
+
+
 class ResultRefused(Exception):
     """The API server does not accept the WorkflowTaskResult: it is not there, and will not be."""
 
@@ -60,12 +67,14 @@ class Controller:
     def __init__(
         self, client: Client, decider: Decider, entries: Entries, executions: Executions,
         *, leads: Callable[[], bool], settle_time: float, late_margin: float, concurrency: int,
+        count: CountDecision = lambda **_: None,
     ) -> None:  # fmt: skip
         self._client = client
         self._decider = decider
         self._entries = entries
         self._executions = executions
         self._leads = leads
+        self._count = count
         self._settle_time = settle_time
         self._late_margin = late_margin
         self._jobs = Jobs(concurrency, on_end=self._see_again)
@@ -220,6 +229,7 @@ class Controller:
         )
         if released:
             _DECISIONS.labels(names.RUN, decision.reason).inc()
+            self._counted(pod, decision.reason)
             _log.info("released", pod=pod["metadata"]["name"], reason=decision.reason)
         else:
             self._executions.not_released(pod["metadata"]["uid"])
@@ -289,6 +299,7 @@ class Controller:
         entry = result["metadata"]["labels"][names.ENTRY]
         source = (result["metadata"].get("annotations") or {}).get(names.SOURCE_POD, "an earlier run")
         _DECISIONS.labels(names.REUSE, "hit").inc()
+        self._counted(pod, "hit", entry)
         _log.info("reused", pod=pod["metadata"]["name"], entry=entry, source=source)
         await emit(
             self._client, dict(pod), reason="Reused", component="memopod",
@@ -298,3 +309,10 @@ class Controller:
             await self._entries.used(entry, datetime.now(UTC))
         except EntriesUnavailable as error:
             _log.warning("a use was not counted", entry=entry, cause=str(error))
+
+    def _counted(self, pod: Pod, reason: str, entry: str = "") -> None:
+        try:
+            template = read_step(pod).template_name
+        except NotAStep:
+            template = ""
+        self._count(namespace=pod["metadata"]["namespace"], template=template, reason=reason, entry_id=entry)

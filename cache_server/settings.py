@@ -82,6 +82,18 @@ class Settings(JanitorSettings, UpstreamSettings):
         "Redis in front of the database, shared by all replicas: redis://HOST:PORT/NUMBER; empty for none. "
         "A URL with a password belongs into the environment (MEMOPOD_CACHE_REDIS).",
     )
+    retention_idle: str = setting(
+        "P90D",
+        "ISO 8601 duration after which an entry is deleted that was neither recorded nor used since; "
+        "empty to keep all.",
+    )
+    retention_age: str = setting(
+        "", "ISO 8601 duration after which an entry is deleted however often it is used; empty for none."
+    )
+    retention_number: int = setting(
+        0, "Entries that a namespace keeps at most, those that were used last; 0 for no limit."
+    )
+    retention_interval: float = setting(3600.0, "Seconds between two looks for entries to delete.")
     seal_key_file: str = setting("", "File with the secret (32 bytes or more) that seals keys.")
     trusted_creators: tuple[str, ...] = setting(
         ("system:serviceaccount:argo:argo", "system:serviceaccount:kubeflow:argo"),
@@ -139,6 +151,8 @@ class Settings(JanitorSettings, UpstreamSettings):
         _check_choice("--strategy", self.strategy, (AUTO, GATE, PLACEHOLDER))
         _check_choice("--artifact-check", self.artifact_check, ("auto", "require", "best-effort", "off"))
         _check_choice("--coalesce", self.coalesce, SCOPES)
+        if self.retention_number < 0 or self.retention_interval <= 0:
+            raise ValueError("--retention-number must not be below 0, --retention-interval must be above 0")
         if not 0 <= self.audit_rate <= 1:
             raise ValueError(f"--audit-rate: expected a number from 0 to 1, got {self.audit_rate:g}")
         if not self.hold_timeout <= 300:

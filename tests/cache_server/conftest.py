@@ -185,6 +185,7 @@ async def parts(cluster, bucket):
 class Parts:
     def __init__(self, cluster, entries, bucket, *, wait_rules=WaitRules(), **rules):  # noqa: B008 (frozen)
         self.leading = True
+        self.counted = []
         self.wait_rules = wait_rules
         self.expected_failures = []
         self.rules = rules
@@ -208,7 +209,7 @@ class Parts:
         self.decider = Decider(identifier, entries, artifacts, DecisionRules(**rules))
         self.controller = Controller(
             cluster.client, self.decider, entries, Executions(self.wait_rules), leads=lambda: self.leading,
-            settle_time=0.01, late_margin=5.0, concurrency=8,
+            settle_time=0.01, late_margin=5.0, concurrency=8, count=lambda **told: self.counted.append(told),
         )  # fmt: skip
         self.recorder = Recorder(
             cluster.client, identifier, entries, artifacts, self.decider, KeyRules(),

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+import sqlite3
 import sys
 
 import aiohttp
@@ -174,6 +175,10 @@ async def test_the_process_holds_decides_records_and_ends_in_order(cluster, flag
     assert "hello" not in "".join(server.lines)
     events = [json.loads(line)["event"] for line in server.lines]
     assert events[-1] == "stopped"
+    with contextlib.closing(sqlite3.connect(cluster.state / "cache.db")) as database:
+        counted = dict(database.execute("SELECT reason, sum(decided) FROM decisions GROUP BY reason"))
+    assert counted["miss"] >= 1
+    assert counted["hit"] == 1
 
 
 async def test_kubeflows_arguments_and_environment_are_enough(cluster, mariadb, argo):
