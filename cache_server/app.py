@@ -23,6 +23,7 @@ from cache_server.entries.retention import keep_within
 from cache_server.executions import Executions
 from cache_server.identity import Identifier
 from cache_server.leadership import leadership
+from cache_server.namespaces import Namespaces
 from cache_server.placeholder import placeholders
 from cache_server.pods import SELECTOR, Pods
 from cache_server.recorder import Recorder
@@ -59,7 +60,7 @@ def _wire(
 ) -> tuple[Decider, Pods]:  # fmt: skip
     key_rules = configuration.key_rules(settings)
     identifier = Identifier(client, artifacts, entries, key_rules)
-    decider = Decider(identifier, entries, artifacts, rules)
+    decider = Decider(identifier, entries, artifacts, Namespaces(client), rules)
     controller = Controller(
         client, decider, entries, Executions(configuration.wait_rules(settings)), leads=leads,
         settle_time=settings.settle_time, late_margin=settings.late_margin, concurrency=settings.concurrency,

@@ -18,7 +18,7 @@ from cache_server.settings import AUTO, GATE, PLACEHOLDER, Settings
 from cache_server.upstream import CERTIFICATES
 from cache_server.waiting import WaitRules
 from memopod.steps.key import KeyRules
-from memopod.steps.staleness import parse_duration
+from memopod.steps.staleness import StalenessRules, parse_duration
 
 _log = structlog.get_logger()
 _SECRET_BYTES = 32
@@ -100,8 +100,12 @@ def decision_rules(settings: Settings, secret: bytes) -> DecisionRules:
         secret=secret,
         check=check,
         timeout=settings.decision_timeout,
-        default_staleness=_limit("--default-staleness", settings.default_staleness),
-        maximum_staleness=_limit("--maximum-staleness", settings.maximum_staleness),
+        staleness=StalenessRules(
+            default=_limit("--default-staleness", settings.default_staleness),
+            maximum=_limit("--maximum-staleness", settings.maximum_staleness),
+            mutable_tag=_limit("--mutable-tag-max-staleness", settings.mutable_tag_max_staleness),
+        ),
+        ignored_containers=frozenset(settings.ignored_sidecars),
         audit_rate=settings.audit_rate,
     )
 

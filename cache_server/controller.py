@@ -31,6 +31,7 @@ from memopod.kube import (
 from memopod.steps import NotAStep, names, read_step
 from memopod.steps.finish import fits, task_result
 from memopod.steps.outputs import is_ours
+from memopod.steps.reasons import REFUSALS, SENTENCES
 from memopod.steps.times import from_text
 
 _log = structlog.get_logger()
@@ -231,6 +232,11 @@ class Controller:
             _DECISIONS.labels(names.RUN, decision.reason).inc()
             self._counted(pod, decision.reason)
             _log.info("released", pod=pod["metadata"]["name"], reason=decision.reason)
+            if decision.reason in REFUSALS:
+                await emit(
+                    self._client, dict(pod), reason="NotReused", component="memopod",
+                    message=f"runs, though an entry has its key: {SENTENCES[decision.reason]}",
+                )  # fmt: skip
         else:
             self._executions.not_released(pod["metadata"]["uid"])
         self._consider_all(others)

@@ -13,12 +13,14 @@ from cache_server.audit import is_audited
 from cache_server.entries import Entries, EntriesUnavailable, Entry
 from cache_server.entries.imported import find_imported
 from cache_server.identity import Identifier, Identity
+from cache_server.namespaces import Namespaces
 from memopod.kube import ApiError
 from memopod.steps import NotAStep, OutputArtifact, OutputsMismatch, Step, names, read_step
+from memopod.steps.images import mutable_images
 from memopod.steps.key import Unkeyable
 from memopod.steps.outputs import fill_declared
 from memopod.steps.seal import is_sealed
-from memopod.steps.staleness import effective, is_fresh, requested
+from memopod.steps.staleness import StalenessRules, effective, is_fresh, requested
 from memopod.steps.times import from_text
 
 _log = structlog.get_logger()
@@ -65,8 +67,8 @@ class DecisionRules:
     secret: bytes
     check: str
     timeout: float
-    default_staleness: float | None
-    maximum_staleness: float | None
+    staleness: StalenessRules = StalenessRules()  # noqa: RUF009 (frozen)
+    ignored_containers: frozenset[str] = frozenset()
     audit_rate: float = 0.0
 
 
@@ -74,11 +76,13 @@ class Decider:
     """Decides for held Pods, each within the deadline of its rules, and never raises for one of them."""
 
     def __init__(
-        self, identifier: Identifier, entries: Entries, artifacts: Artifacts, rules: DecisionRules
-    ) -> None:
+        self, identifier: Identifier, entries: Entries, artifacts: Artifacts, namespaces: Namespaces,
+        rules: DecisionRules,
+    ) -> None:  # fmt: skip
         self._identifier = identifier
         self._entries = entries
         self._artifacts = artifacts
+        self._namespaces = namespaces
         self._rules = rules
 
     async def decide(self, pod: Mapping[str, Any]) -> Decision:
@@ -140,7 +144,10 @@ class Decider:
         return await self._weigh(identity, entry)
 
     async def _weigh(self, identity: Identity, entry: Entry | None) -> Decision:
-        reason = self._unfit(identity.step, entry)
+        settings = await self._namespaces.annotations(identity.step.namespace)
+        if settings is None:
+            return Run(reason="namespace-unreadable", identity=identity)
+        reason = self._unfit(identity.step, entry, self._rules.staleness.within(settings))
         if entry is None or reason:
             return Run(reason=reason or "miss", identity=identity)
         return await self._reuse(identity, entry)
@@ -152,19 +159,19 @@ class Decider:
         seal = step.annotations.get(names.SEAL)
         return created is not None and is_sealed(self._rules.secret, step, key, seal, created.timestamp())
 
-    def _unfit(self, step: Step, entry: Entry | None) -> str | None:
+    def _unfit(self, step: Step, entry: Entry | None, rules: StalenessRules) -> str | None:
         """Why no entry may be reused: none there, too old, or reuse disabled."""
-        limit = effective(
-            requested(step.annotations),
-            default=self._rules.default_staleness,
-            cap=self._rules.maximum_staleness,
-        )
+        limit = effective(requested(step.annotations), default=rules.default, cap=rules.maximum)
         if limit == 0:
             return "disabled"
         if entry is None:
             return "miss"
         age = (datetime.now(UTC) - entry.finished_at).total_seconds()
-        return None if is_fresh(age, limit, entry.max_staleness_seconds) else "stale"
+        if not is_fresh(age, limit, entry.max_staleness_seconds):
+            return "stale"
+        if not is_fresh(age, rules.mutable_tag) and mutable_images(step, self._rules.ignored_containers):
+            return "tag-stale"
+        return None
 
     async def _reuse(self, identity: Identity, entry: Entry) -> Decision:
         step = identity.step

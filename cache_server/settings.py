@@ -129,6 +129,10 @@ class Settings(JanitorSettings, UpstreamSettings):
         "", "ISO 8601 duration that no entry may exceed; empty for no limit.",
         env=["MAXIMUM_CACHE_STALENESS"],
     )  # fmt: skip
+    mutable_tag_max_staleness: str = setting(
+        "", "ISO 8601 duration that an entry may be old at most where an image of the step is named by a "
+        "tag, which may point elsewhere by now; empty for no limit of its own.",
+    )  # fmt: skip
     audit_rate: float = setting(
         0.0,
         "Share of the hits, 0 to 1, that run all the same, to compare their outputs with the entry's.",

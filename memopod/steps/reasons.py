@@ -36,7 +36,9 @@ SENTENCES: Final[dict[str, str]] = {
     # A held step that runs.
     "miss": "no entry has this key",
     "stale": "the entry is older than the step or the cluster allows",
-    "disabled": "the step's maximum staleness is zero",
+    "tag-stale": "the entry is older than is allowed where an image is named by a tag",
+    "disabled": "the maximum staleness of the step or its namespace is zero, or cannot be read",
+    "namespace-unreadable": "the annotations of the step's Namespace must not be read",
     "outputs-mismatch": "the entry's outputs are not those that the step declares",
     "outputs-gone": "an output of the entry is gone or has changed",
     "outputs-unchecked": "the object store could not be asked about the entry's outputs",
@@ -63,3 +65,11 @@ SENTENCES: Final[dict[str, str]] = {
     "hit": "an identical step ran before, and its outputs are still there",
 }
 """Slug -> what it means, as the end of a sentence."""
+
+REFUSALS: Final = frozenset(
+    # An entry has the step's key, and is not reused: what people get an Event for.
+    {
+        *("stale", "tag-stale", "outputs-mismatch", "outputs-gone", "outputs-unchecked"),
+        *("outputs-too-large", "result-exists", "result-refused", "too-late"),
+    }
+)

@@ -13,6 +13,7 @@ from cache_server.decision import Decider, DecisionRules
 from cache_server.entries import open_entries
 from cache_server.executions import Executions
 from cache_server.identity import Identifier
+from cache_server.namespaces import Namespaces
 from cache_server.recorder import Recorder
 from cache_server.waiting import WaitRules
 from memopod.kube import PODS, TASK_RESULTS, WORKFLOWS, Client, NotFound
@@ -202,11 +203,13 @@ class Parts:
         self.cluster = cluster
         rules = {
             "secret": SECRET, "check": "require", "timeout": 5.0,
-            "default_staleness": None, "maximum_staleness": None, **rules,
+            **rules,
         }  # fmt: skip
         artifacts = self.artifacts
         identifier = Identifier(cluster.client, artifacts, entries, KeyRules())
-        self.decider = Decider(identifier, entries, artifacts, DecisionRules(**rules))
+        self.decider = Decider(
+            identifier, entries, artifacts, Namespaces(cluster.client), DecisionRules(**rules)
+        )
         self.controller = Controller(
             cluster.client, self.decider, entries, Executions(self.wait_rules), leads=lambda: self.leading,
             settle_time=0.01, late_margin=5.0, concurrency=8, count=lambda **told: self.counted.append(told),
@@ -232,9 +235,9 @@ class Parts:
         found = await self.entries.list(NAMESPACE, None, limit=100)
         return next((e for e in found if e.pod_uid == pod["metadata"]["uid"]), None)
 
-    async def entry(self, outputs, **arguments):
+    async def entry(self, outputs, finished=None, **arguments):
         """Run a step for the first time, and return its entry."""
         pod = await self.decide(await self.cluster.held_pod(**arguments))
-        entry = await self.record(await self.cluster.run(pod, outputs))
+        entry = await self.record(await self.cluster.run(pod, outputs, finished=finished))
         assert entry is not None
         return entry

@@ -1,4 +1,5 @@
 import asyncio
+import json
 import sqlite3
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -7,8 +8,19 @@ import pytest
 
 from cache_server.finish import is_held
 from cache_server.sweeper import Sweeper
-from memopod.kube import CONFIG_MAPS, EVENTS, PODS, ApiError, Invalid, NotFound, Unavailable
+from memopod.kube import (
+    CONFIG_MAPS,
+    EVENTS,
+    NAMESPACES,
+    PODS,
+    ApiError,
+    Forbidden,
+    Invalid,
+    NotFound,
+    Unavailable,
+)
 from memopod.steps import names
+from memopod.steps.staleness import StalenessRules
 
 OUTPUTS = {"parameters": [{"name": "Output", "value": "hello", "valueFrom": {"path": "/tmp/o"}}]}
 
@@ -104,6 +116,92 @@ async def test_an_entry_that_is_too_old_for_the_step_is_not_reused(cluster, part
     assert marks(pod) == ("run", reason)
     fresh = await parts.record(await cluster.run(pod, OUTPUTS))
     assert fresh is not None, "a step that ran again refreshes its entry"
+
+
+async def test_a_namespace_limits_how_old_an_entry_may_be(cluster, parts):
+    await parts.entry(OUTPUTS, finished=datetime.now(UTC) - timedelta(hours=1))
+    await annotate_namespace(cluster, {names.NAMESPACE_MAXIMUM_STALENESS: "PT30M"})
+    assert marks(await parts.decide(await cluster.held_pod())) == ("run", "stale")
+    await annotate_namespace(cluster, {names.NAMESPACE_MAXIMUM_STALENESS: "PT2H"})
+    assert marks(await parts.decide(await cluster.held_pod())) == ("reuse", "hit")
+
+
+async def annotate_namespace(cluster, annotations):
+    patch = {"metadata": {"annotations": annotations}}
+    try:
+        await cluster.client.patch(NAMESPACES, "pipelines", patch)
+    except NotFound:
+        body = {
+            "apiVersion": "v1",
+            "kind": "Namespace",
+            "metadata": {"name": "pipelines", **patch["metadata"]},
+        }
+        await cluster.client.create(NAMESPACES, body)
+
+
+async def test_an_image_named_by_a_tag_limits_how_old_an_entry_may_be(cluster, parts):
+    def pinned(pod):
+        for container in pod["spec"]["containers"]:
+            container["image"] = "python@sha256:" + "0" * 64
+
+    long_ago = datetime.now(UTC) - timedelta(hours=1)
+    await parts.entry(OUTPUTS, finished=long_ago)
+    await parts.entry(OUTPUTS, finished=long_ago, change=pinned)
+    parts.rules["staleness"] = StalenessRules(mutable_tag=60.0)
+    parts.again()
+    assert marks(await parts.decide(await cluster.held_pod())) == ("run", "tag-stale")
+    assert marks(await parts.decide(await cluster.held_pod(change=pinned))) == ("reuse", "hit")
+
+
+async def test_a_namespace_that_must_not_be_read_means_that_the_step_runs(cluster, parts, monkeypatch):
+    await parts.entry(OUTPUTS)
+    get = cluster.client.get
+
+    async def forbidding(resource, *arguments, **options):
+        if resource is NAMESPACES:
+            raise Forbidden("no", status=403, reason="Forbidden")
+        return await get(resource, *arguments, **options)
+
+    monkeypatch.setattr(cluster.client, "get", forbidding)
+    parts.again()
+    assert marks(await parts.decide(await cluster.held_pod())) == ("run", "namespace-unreadable")
+
+
+async def test_a_refused_reuse_is_told_in_an_event_and_a_miss_is_not(cluster, parts):
+    async def told(pod):
+        events = (await cluster.client.list(EVENTS, namespace="pipelines"))["items"]
+        return [e for e in events if e["involvedObject"]["uid"] == pod["metadata"]["uid"]]
+
+    missed = await parts.decide(await cluster.held_pod())
+    assert await told(missed) == []
+    await parts.entry(OUTPUTS, finished=datetime.now(UTC) - timedelta(hours=1))
+
+    def limited(pod):
+        pod["metadata"]["annotations"][names.MAX_STALENESS] = "PT1S"
+
+    [event] = await told(await parts.decide(await cluster.held_pod(change=limited)))
+    assert event["reason"] == "NotReused"
+    assert event["message"].endswith("the entry is older than the step or the cluster allows")
+
+
+async def test_a_released_pod_tells_the_parts_of_its_entry_key(cluster, parts):
+    pod = await parts.decide(await cluster.held_pod())
+    annotations = pod["metadata"]["annotations"]
+    entry = await parts.record(await cluster.run(pod, OUTPUTS))
+    assert annotations[names.ENTRY_KEY] == entry.key
+    assert json.loads(annotations[names.COMPONENTS]) == entry.components
+
+
+async def test_parts_that_would_not_fit_into_the_annotations_are_left_out(cluster, parts):
+    def large(pod):
+        pod["spec"]["containers"] += [
+            {"name": f"helper-{i}", "image": "h", "command": ["h"]} for i in range(150)
+        ]
+
+    pod = await parts.decide(await cluster.held_pod(change=large))
+    assert marks(pod) == ("run", "miss")
+    assert names.ENTRY_KEY in pod["metadata"]["annotations"]
+    assert names.COMPONENTS not in pod["metadata"]["annotations"]
 
 
 async def test_a_result_of_somebody_else_means_that_the_step_runs(cluster, parts):

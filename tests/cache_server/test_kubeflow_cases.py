@@ -21,6 +21,7 @@ from cache_server.placeholder import PlaceholderRules, placeholders
 from cache_server.webhook import build_webhook
 from memopod.steps import Outputs, names, read_step
 from memopod.steps.kubeflow import fingerprint
+from memopod.steps.staleness import StalenessRules
 
 CREATOR = "system:serviceaccount:kubeflow:argo"
 FIRST = "07f2c42567af4f141a52887e0a113c9aefdfdfd5e6b06b9908f7fdb0b43739af"
@@ -294,7 +295,7 @@ async def pod_staleness_0(kubeflow):
 
 
 async def maximum_0_purge(kubeflow):
-    kubeflow.parts.rules["maximum_staleness"] = 0
+    kubeflow.parts.rules["staleness"] = StalenessRules(maximum=0)
     kubeflow.parts.again()
     await kubeflow.parts.entries.put(row(FIRST))
     assert (await decide(kubeflow)).reason == "disabled"
