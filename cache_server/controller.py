@@ -188,7 +188,7 @@ class Controller:
         """Let a Pod without a usable entry wait for the identical step that runs; False if it is to run."""
         if decision.step is None or not self._in_time(pod):
             return False
-        choice = self._executions.choose(decision.step, decision.evidence, datetime.now(UTC))
+        choice = self._executions.choose(decision.step, decision.key, datetime.now(UTC))
         if choice is Turn.GO or not self._leads():
             return False
         if not isinstance(choice, Execution):
@@ -224,7 +224,7 @@ class Controller:
     async def _run(self, pod: Pod, decision: Run) -> None:
         if not self._leads():
             return
-        others = self._executions.released(pod, decision.evidence, datetime.now(UTC))
+        others = self._executions.released(pod, decision.key, datetime.now(UTC))
         released = await release(
             self._client, pod, reason=decision.reason, identity=decision.identity, audits=decision.audits
         )

@@ -52,6 +52,11 @@ class Run:
         return self.identity.evidence if self.identity else None
 
     @property
+    def key(self) -> str | None:
+        """The step's entry key."""
+        return self.identity.key.digest if self.identity else None
+
+    @property
     def step(self) -> Step | None:
         """The step with its whole template."""
         return self.identity.step if self.identity else None

@@ -49,7 +49,7 @@ class _Held:
 
 
 class Executions:
-    """Knows the runs by their evidence, and the waiters by the Pod that they wait for."""
+    """Knows the runs by their entry key, and the waiters by the Pod that they wait for."""
 
     def __init__(self, rules: WaitRules) -> None:
         self._rules = rules
@@ -81,12 +81,12 @@ class Executions:
         """A Pod runs, or has ended. Returns those who wait for it, if that is news."""
         self._drop(pod)
         place = _place(pod)
-        evidence = (pod["metadata"].get("annotations") or {}).get(names.INPUTS)
-        if evidence is None:
+        key = (pod["metadata"].get("annotations") or {}).get(names.ENTRY_KEY)
+        if key is None:
             return []
         known = self._runs.get(place)
         self._decided.pop(pod["metadata"]["uid"], None)
-        seen = _execution(pod, evidence, phase_of(pod), now)
+        seen = _execution(pod, key, phase_of(pod), now)
         if known is not None and known.uid == seen.uid:
             if known.phase is seen.phase or known.phase in (Phase.RECORDED, Phase.FRUITLESS):
                 return []
@@ -124,16 +124,16 @@ class Executions:
             self._bar(run, now)
         return self.waiters(place)
 
-    def choose(self, step: Step, evidence: str | None, now: datetime) -> Execution | Turn:
+    def choose(self, step: Step, key: str | None, now: datetime) -> Execution | Turn:
         """Which run a held step without a usable entry waits for; else whether it may run now."""
-        if evidence is None or not may_wait(step, self._rules, now):
+        if key is None or not may_wait(step, self._rules, now):
             return Turn.GO
-        if self._barred.get((step.namespace, evidence), _LONG_AGO) > now:
+        if self._barred.get((step.namespace, key), _LONG_AGO) > now:
             return Turn.GO
         across = scope_of(step.annotations, self._rules) == ACROSS_WORKFLOWS
         candidates = [
             run
-            for run in (self._runs[place] for place in self._identical.get((step.namespace, evidence), ()))
+            for run in (self._runs[place] for place in self._identical.get((step.namespace, key), ()))
             if run.uid != step.pod_uid
             and not (across and run.workflow_uid == step.workflow_uid)
             and is_awaitable(run, self._rules, now)
@@ -177,11 +177,11 @@ class Executions:
         """A Pod does not wait after all: it is decided for again."""
         self._drop(pod)
 
-    def released(self, pod: Pod, evidence: str | None, now: datetime) -> list[Pod]:
+    def released(self, pod: Pod, key: str | None, now: datetime) -> list[Pod]:
         """A Pod is about to be released: it runs from now on, until the informer shows otherwise."""
         self._drop(pod)
-        if evidence is not None:
-            self._put(_execution(pod, evidence, Phase.PENDING, now))
+        if key is not None:
+            self._put(_execution(pod, key, Phase.PENDING, now))
             self._decided[pod["metadata"]["uid"]] = pod["metadata"]["resourceVersion"]
         return self._younger(pod)
 
@@ -229,10 +229,10 @@ class Executions:
         if before is not None:
             self._remove(before)
         self._runs[place] = run
-        self._identical[run.namespace, run.evidence].add(place)
+        self._identical[run.namespace, run.key].add(place)
 
     def _remove(self, run: Execution) -> None:
-        key, place = (run.namespace, run.evidence), (run.namespace, run.name)
+        key, place = (run.namespace, run.key), (run.namespace, run.name)
         del self._runs[place]
         self._identical[key].discard(place)
         if not self._identical[key]:
@@ -261,7 +261,7 @@ class Executions:
                 del self._waiters[place]
 
     def _bar(self, run: Execution, now: datetime) -> None:
-        self._barred[run.namespace, run.evidence] = now + timedelta(seconds=self._rules.pause)
+        self._barred[run.namespace, run.key] = now + timedelta(seconds=self._rules.pause)
 
 
 def _place(pod: Pod) -> tuple[str, str]:
@@ -275,13 +275,13 @@ def _held(pod: Pod) -> _Held:
     return _Held((metadata["namespace"], key), (created, metadata["uid"]), _workflow_uid(pod))
 
 
-def _execution(pod: Pod, evidence: str, phase: Phase, now: datetime) -> Execution:
+def _execution(pod: Pod, key: str, phase: Phase, now: datetime) -> Execution:
     return Execution(
         uid=pod["metadata"]["uid"],
         name=pod["metadata"]["name"],
         namespace=pod["metadata"]["namespace"],
         workflow_uid=_workflow_uid(pod),
-        evidence=evidence,
+        key=key,
         created=_held(pod).order[0],
         phase=phase,
         since=now,

@@ -4,10 +4,8 @@ A step without a usable entry may wait for one of another workflow that runs rig
 inputs, and be reused when that has ended. Nothing here is ever a reason to reuse: who stops waiting is
 decided for like any other step. Waiting for the wrong step costs time, so every wait has an end.
 
-Two steps are identical if the evidence of what they can read is equal (`memopod.io/inputs`: the entry
-key and the versions of the ConfigMaps in it). It is written when a Pod is released; a run during which
-a ConfigMap was touched makes no entry, so there is nothing to wait for after such a change either. A
-template that Argo offloaded is in a ConfigMap of each Pod's own: such steps never wait.
+Two steps are identical if their entry keys are equal: the waiter's as it is now, and the one that was
+written on the other Pod when that was released (`memopod.io/entry-key`).
 """
 
 from collections.abc import Mapping
@@ -72,7 +70,7 @@ class Execution:
     name: str
     namespace: str
     workflow_uid: str
-    evidence: str
+    key: str
     created: datetime
     phase: Phase
     since: datetime

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from cache_server.completion import Completer
 from cache_server.entries import open_entries
 from cache_server.finish import is_held
 from cache_server.pods import SELECTOR, Pods
@@ -26,7 +27,10 @@ class Replica:
     def __init__(self, cluster, parts):
         self.parts = parts
         sweeper = Sweeper(cluster.client, identity=f"replica-{id(self)}", claim_wait=0.2)
-        self.pods = Pods(parts.controller, parts.recorder, sweeper)
+        completer = Completer(
+            cluster.client, parts.entries, secret=b"s" * 32, leads=lambda: parts.leading, concurrency=8
+        )
+        self.pods = Pods(parts.controller, parts.recorder, completer, sweeper)
         self.informer = Informer(
             cluster.client, PODS, namespace=NAMESPACE, label_selector=SELECTOR, on_event=self.pods.on_event
         )

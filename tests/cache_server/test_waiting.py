@@ -26,7 +26,7 @@ from memopod.steps.times import to_text
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 RULES = WaitRules(scope=ACROSS_WORKFLOWS, longest=600.0, most=3)
-EVIDENCE = "e" * 64
+KEY = "e" * 64
 
 
 def seconds(number):
@@ -47,14 +47,14 @@ def a_pod(make_pod, name="a", workflow="w1", created=NOW, **annotations):
     return pod
 
 
-def released(pod, phase="Running", evidence=EVIDENCE):
+def released(pod, phase="Running", key=KEY):
     """The same Pod after its gate was lifted."""
     changed = {**pod, "spec": {**pod["spec"], "schedulingGates": []}, "status": {"phase": phase}}
     changed["metadata"] = {
         **pod["metadata"],
         "resourceVersion": str(int(pod["metadata"]["resourceVersion"]) + 1),
         "labels": {names.STEP_LABEL: names.RELEASED},
-        "annotations": {**pod["metadata"]["annotations"], names.INPUTS: evidence},
+        "annotations": {**pod["metadata"]["annotations"], names.ENTRY_KEY: key},
     }
     return changed
 
@@ -62,7 +62,7 @@ def released(pod, phase="Running", evidence=EVIDENCE):
 def run_of(pod, phase=Phase.RUNNING, since=NOW):
     metadata = pod["metadata"]
     return Execution(
-        uid=metadata["uid"], name=metadata["name"], namespace=metadata["namespace"], evidence=EVIDENCE,
+        uid=metadata["uid"], name=metadata["name"], namespace=metadata["namespace"], key=KEY,
         workflow_uid=metadata["ownerReferences"][0]["uid"], created=NOW, phase=phase, since=since,
     )  # fmt: skip
 
@@ -74,8 +74,8 @@ def executions_of(*pods, rules=RULES):
     return known
 
 
-def choose(known, pod, now=NOW, evidence=EVIDENCE):
-    return known.choose(read_step(pod), evidence, now)
+def choose(known, pod, now=NOW, key=KEY):
+    return known.choose(read_step(pod), key, now)
 
 
 def test_a_step_waits_for_the_identical_one_of_another_workflow(make_pod):
@@ -113,8 +113,8 @@ def test_other_inputs_another_namespace_and_an_unknown_key_are_not_waited_for(ma
     elsewhere = a_pod(make_pod, "b", "w2")
     elsewhere["metadata"]["namespace"] = "other"
     assert choose(known, elsewhere) is Turn.GO
-    assert choose(known, a_pod(make_pod, "b", "w2"), evidence="f" * 64) is Turn.GO
-    assert choose(known, a_pod(make_pod, "b", "w2"), evidence=None) is Turn.GO
+    assert choose(known, a_pod(make_pod, "b", "w2"), key="f" * 64) is Turn.GO
+    assert choose(known, a_pod(make_pod, "b", "w2"), key=None) is Turn.GO
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_an_older_step_that_may_be_the_same_goes_first_but_not_for_long(make_pod
     assert choose(known, younger) is Turn.LATER
     assert choose(known, older) is Turn.GO
     assert choose(known, younger, NOW + seconds(RULES.defer)) is Turn.GO
-    assert known.released(older, EVIDENCE, NOW) == [younger]
+    assert known.released(older, KEY, NOW) == [younger]
     assert choose(known, younger).name == "a"
 
 
@@ -184,7 +184,7 @@ def test_a_decision_is_remembered_until_the_informer_shows_it(make_pod):
     known = Executions(RULES)
     first, second = a_pod(make_pod), a_pod(make_pod, "b", "w2")
     known.see_held(first)
-    known.released(first, EVIDENCE, NOW)
+    known.released(first, KEY, NOW)
     known.see_held(first)
     assert choose(known, second).name == "a"
     known.see_released(released(first, "Pending"), NOW)
@@ -268,7 +268,7 @@ def test_what_was_said_of_a_pod_that_is_reused_after_all_is_taken_back(make_pod)
     known = Executions(RULES)
     first = a_pod(make_pod)
     waiter = a_pod(make_pod, "b", "w2", **{names.WAITS_FOR: "a"})
-    known.released(first, EVIDENCE, NOW)
+    known.released(first, KEY, NOW)
     known.see_held(waiter)
     known.not_released(first["metadata"]["uid"])
     assert known.judge(waiter, NOW) is not Leave
@@ -423,7 +423,7 @@ class Waiting(RuleBasedStateMachine):
         self.release(pod, version, delayed)
 
     def release(self, pod, version, delayed):
-        self.known.released(pod, EVIDENCE, self.now)
+        self.known.released(pod, KEY, self.now)
         after = released(pod, "Pending")
         if delayed and self.late is None:
             self.late = after, version
@@ -459,7 +459,7 @@ class Waiting(RuleBasedStateMachine):
         for view in self.views:
             assert view.waiting() == sum(len(pods) for pods in view._waiters.values())
             assert view._in_namespace["pipelines"] == view.waiting()
-            assert set(view._identical.get(("pipelines", EVIDENCE), ())) == set(view._runs)
+            assert set(view._identical.get(("pipelines", KEY), ())) == set(view._runs)
 
     def teardown(self):
         """Whatever happened: once all is seen and time has passed, nobody waits for ever."""
