@@ -179,7 +179,7 @@ class Cluster:
 
     # Services.
 
-    async def start(self, module, *flags, account, server=None, port=None, wait=True):
+    async def start(self, module, *flags, account, server=None, port=None, wait=True, env=None):
         """Start `python -m MODULE` under a service account, and wait until it is ready."""
         health_port = free_ports(1)[0]
         path = await self.kubeconfig(account, server=server)
@@ -191,30 +191,35 @@ class Cluster:
         ]
         with log.open("wb") as output:
             process = subprocess.Popen(  # noqa: ASYNC220 (quick)
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
-            )
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
+                env={**os.environ, **(env or {})},
+            )  # fmt: skip
         service = Service(account, process, port, health_port, log)
         self.services.append(service)
         if wait:
             await until(service.ready, f"{account} is ready: {log}")
         return service
 
-    async def cache_server(self, *flags, register=True, server=None, wait=True, database=None, port=None):
+    async def cache_server(
+        self, *flags, register=True, server=None, wait=True, database=None, certificate=None, env=None
+    ):
         """A cache server for this cluster's Pods; `register` makes the API server call its webhook.
 
-        Not ready before a leader's heartbeat was seen. `server` is another address of the API server.
+        Not ready before a leader's heartbeat was seen. `server` is another address of the API server,
+        `certificate` (certificate, key) others than the control plane's.
         """
-        port = port or free_ports(1)[0]
-        tls = prepare_state(self.plane, self.port).cache_server
+        port = free_ports(1)[0]
+        files = prepare_state(self.plane, self.port).cache_server
+        certificate, key = certificate or (files.certificate, files.key)
         if register:
             await self.register_webhook(port)
         return await self.start(
             "cache_server", "--listen-host", "127.0.0.1", "--listen-port", port,
-            "--tls-cert-file", tls.certificate, "--tls-key-file", tls.key,
+            "--tls-cert-file", certificate, "--tls-key-file", key,
             "--database", database or f"sqlite:///{self.folder / 'cache.db'}",
             "--seal-key-file", self.folder / "seal.key", "--lease-namespace", self.system,
             "--watch-namespace", self.pipelines, *flags,
-            account="cache-server", port=port, server=server, wait=wait,
+            account="cache-server", port=port, server=server, wait=wait, env=env,
         )  # fmt: skip
 
     async def janitor(self, *flags, **options):

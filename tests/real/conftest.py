@@ -21,7 +21,7 @@ from tests.conftest import unavailable
 from tests.real.argo import Argo
 from tests.real.cluster import Cluster
 from tests.real.kubelet import Kubelet
-from tests.real.proxy import Proxy
+from tests.real.proxy import before_api_server
 
 START_SECONDS = 90
 
@@ -115,5 +115,5 @@ async def play(cluster, admin):
 @pytest.fixture
 async def proxy(plane):
     """A proxy before the API server (`server=proxy.url`) that records requests, and misbehaves where told."""
-    async with Proxy.running(plane.folder, plane.port) as proxy:
+    async with before_api_server(plane) as proxy:
         yield proxy

@@ -108,19 +108,22 @@ class Proxy:
 
     @property
     def url(self):
-        return f"https://127.0.0.1:{self.port}"
+        return f"{self.upstream.partition('://')[0]}://127.0.0.1:{self.port}"
 
     @classmethod
     @asynccontextmanager
-    async def running(cls, plane, port):
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.load_cert_chain(plane / "tls" / "apiserver.crt", plane / "tls" / "apiserver.key")
+    async def running(cls, upstream, certificate=None):
+        """Before `upstream` (a URL); with `certificate` (certificate, key) it speaks TLS itself."""
+        context = None
+        if certificate:
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            context.load_cert_chain(*certificate)
         connector = aiohttp.TCPConnector(ssl=False, limit=0)
         timeout = aiohttp.ClientTimeout(total=None)
         async with aiohttp.ClientSession(
             connector=connector, timeout=timeout, auto_decompress=False
         ) as session:
-            proxy = cls(f"https://127.0.0.1:{port}", session)
+            proxy = cls(upstream, session)
             app = web.Application(client_max_size=64 * 1024 * 1024)
             app.router.add_route("*", "/{path:.*}", proxy._serve)
             runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
@@ -175,6 +178,8 @@ class Proxy:
             headers = {k: v for k, v in response.headers.items() if k.lower() not in _HOP_HEADERS}
             if "Content-Encoding" in response.headers:
                 headers["Content-Encoding"] = response.headers["Content-Encoding"]
+            if incoming.method == "HEAD":
+                return await _head(incoming, response, headers)
             if request.verb != "watch" or response.status != 200:
                 return web.Response(status=response.status, headers=headers, body=await response.read())
             streamed = web.StreamResponse(status=200, headers=headers)
@@ -189,6 +194,21 @@ class Proxy:
             finally:
                 self._watches.discard(incoming.transport)
             return streamed
+
+
+async def _head(incoming, response, headers):
+    """An answer that tells the length of a body which does not follow."""
+    told = web.StreamResponse(status=response.status, headers=headers)
+    told.content_length = int(response.headers.get("Content-Length", 0))
+    await told.prepare(incoming)
+    await told.write_eof()
+    return told
+
+
+def before_api_server(plane):
+    """A proxy before the API server of a `plane`, with its certificate."""
+    tls = plane.folder / "tls"
+    return Proxy.running(f"https://127.0.0.1:{plane.port}", (tls / "apiserver.crt", tls / "apiserver.key"))
 
 
 def matching(*verbs, resource=None):
