@@ -18,6 +18,7 @@ from cache_server.entries import Entries, EntriesUnavailable
 from cache_server.executions import Executions, Turn
 from cache_server.finish import go_forward, is_held, own_result, release
 from cache_server.jobs import Jobs
+from cache_server.progress import Progress
 from cache_server.sweeper import is_claimed
 from cache_server.waiters import WAITING, WAITS, begin, renew
 from cache_server.waiting import WORTH_WAITING, Execution, Leave, Stay, is_waiting
@@ -79,6 +80,7 @@ class Controller:
         self._settle_time = settle_time
         self._late_margin = late_margin
         self._jobs = Jobs(concurrency, on_end=self._see_again)
+        self._progress = Progress()
         self._latest: dict[str, Pod] = {}
         self._done: dict[str, str] = {}
 
@@ -101,6 +103,10 @@ class Controller:
     def recorded(self, pod: Pod, *, entry: bool) -> None:
         """A run became an entry, or never will: its waiters need not wait any longer."""
         self._consider_all(self._executions.recorded(pod, entry=entry, now=datetime.now(UTC)))
+
+    def stalled(self, pods: Iterable[Pod]) -> float:
+        """For how many seconds Pods have waited for this leader's decisions, and none was carried out."""
+        return self._progress.missing_for(pods, leads=self._leads())
 
     def tidy(self, present: set[str]) -> None:
         """Forget what no Pod that is `present` (UIDs) needs. To be called now and then."""
@@ -149,6 +155,7 @@ class Controller:
             else:
                 with _SECONDS.time():
                     await self._decide(pod, verdict)
+            self._progress.made()
         except (ApiError, Abandoned) as error:
             # Nothing was written, or everybody can see what was: the next look at this Pod, the
             # sweeper or the next leader takes it up.

@@ -25,7 +25,8 @@ _LOOK_SECONDS = 1.0
 _DRAIN_SECONDS = 8.0
 """Shutdown: how long decisions under way may take to end. Kubernetes kills after 30 s."""
 _STUCK_SECONDS = 10.0
-"""How long a Pod may be seen overdue, and still be held, before that means that something is wrong."""
+"""How long a Pod may be seen overdue, and still be held, or wait for a leader that carries no decision
+out, before that means that something is wrong."""
 _SIT_OUT_SECONDS = 30.0
 """How long a replica that could not let Pods go leaves the Lease to others."""
 
@@ -66,11 +67,13 @@ class Pods:
             await asyncio.sleep(_LOOK_SECONDS)
 
     def _judge(self, pods: Iterable[dict[str, Any]]) -> None:
-        """Set or clear `stuck`: a Pod has been overdue for long although it was seen to be."""
+        """Set or clear `stuck`: a Pod has been overdue for long, or Pods wait and nothing is decided."""
+        pods = list(pods)
         moment, now = time.monotonic(), datetime.now(UTC)
         late = {pod["metadata"]["uid"] for pod in pods if is_overdue(pod, now)}
         self._overdue_since = {uid: self._overdue_since.get(uid, moment) for uid in late}
-        if any(moment - since > _STUCK_SECONDS for since in self._overdue_since.values()):
+        overdue = any(moment - since > _STUCK_SECONDS for since in self._overdue_since.values())
+        if overdue or self.controller.stalled(pods) > _STUCK_SECONDS:
             self.stuck.set()
         else:
             self.stuck.clear()
@@ -93,7 +96,7 @@ class Pods:
                 electing.cancel()
                 stuck.cancel()
                 await asyncio.gather(electing, stuck, return_exceptions=True)
-            _log.error("Pods are held beyond their time: giving the Lease up for a while")
+            _log.error("held Pods wait and nothing is done about them: giving the Lease up for a while")
             await asyncio.sleep(_SIT_OUT_SECONDS)
 
     async def drain(self) -> None:
