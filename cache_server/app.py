@@ -6,13 +6,15 @@ import ssl
 import sys
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 
 import structlog
 from aiohttp import web
 
 from cache_server import configuration
 from cache_server.artifacts import Artifacts
-from cache_server.certificates import reload_on_change, server_context
+from cache_server.authority import Lifetimes
+from cache_server.certificates import FileCertificates, require_clients
 from cache_server.completion import Completer, ResultsPermission
 from cache_server.controller import Controller
 from cache_server.decision import Decider, DecisionRules
@@ -24,10 +26,11 @@ from cache_server.executions import Executions
 from cache_server.identity import Identifier
 from cache_server.leadership import leadership
 from cache_server.namespaces import Namespaces
+from cache_server.own_certificates import OwnCertificates
 from cache_server.placeholder import placeholders
 from cache_server.pods import SELECTOR, Pods
 from cache_server.recorder import Recorder
-from cache_server.settings import PLACEHOLDER, Settings
+from cache_server.settings import OWN, PLACEHOLDER, Settings
 from cache_server.sweeper import Sweeper
 from cache_server.webhook import build_webhook, holding
 from memopod.kube import PODS, Client, Informer
@@ -46,12 +49,12 @@ def main(argv: list[str] | None = None) -> int:
         configure_logs("cache-server", level=settings.log_level)
         settings = configuration.resolve(settings)
         rules = configuration.decision_rules(settings, configuration.seal_secret(settings))
-        context = server_context(settings.tls_cert_file, settings.tls_key_file)
+        files = None if settings.certificates == OWN else _files(settings)
         artifacts = Artifacts.from_settings(settings.object_store)
     except (ValueError, OSError) as error:
         print(f"memopod cache-server: {error}", file=sys.stderr)
         return 2
-    return run(lambda stop: _serve(settings, rules, context, artifacts, stop))
+    return run(lambda stop: _serve(settings, rules, files, artifacts, stop))
 
 
 def _wire(
@@ -82,10 +85,9 @@ def _wire(
 
 
 async def _serve(
-    settings: Settings, rules: DecisionRules, context: ssl.SSLContext, artifacts: Artifacts,
+    settings: Settings, rules: DecisionRules, files: FileCertificates | None, artifacts: Artifacts,
     stop: asyncio.Event,
 ) -> None:  # fmt: skip
-    files = settings.tls_cert_file, settings.tls_key_file
     identity = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
     if settings.is_upstream:
         await ensure_database(settings.database)
@@ -94,6 +96,7 @@ async def _serve(
         open_layered(settings.database, redis=settings.redis) as entries,
         asyncio.TaskGroup() as group,
     ):
+        certificates, rules = await _certificates(settings, rules, files, client)
         elector, heartbeat = leadership(
             client, elects=bool(settings.leader_election), namespace=settings.lease_namespace,
             name=settings.lease_name, identity=identity,
@@ -119,13 +122,13 @@ async def _serve(
             )  # fmt: skip
         else:
             judge = holding(policy, controller_alive)
-        runner = web.AppRunner(build_webhook(judge), access_log=None)
+        runner = web.AppRunner(build_webhook(judge, settings.client_names), access_log=None)
         watching = [
             group.create_task(informer.run(), name="informer:pods"),
             group.create_task(heartbeat.run(), name="heartbeat"),
             group.create_task(results.ask(), name="permission"),
             group.create_task(pods.look_regularly(informer), name="look"),
-            group.create_task(reload_on_change(context, *files), name="certificate"),
+            group.create_task(certificates.keep(elector.is_leader), name="certificates"),
         ]
         limits, interval = configuration.retention_limits(settings), settings.retention_interval
         upkeep = [
@@ -135,7 +138,7 @@ async def _serve(
             ),
         ]
         leading = group.create_task(pods.lead(informer, elector), name="leader")
-        port = await _listen(runner, settings, context)
+        port = await _listen(runner, settings, certificates.context)
         health_port = await health.start(settings.health_host, settings.health_port)
         _log.info("serving", port=port, health_port=health_port)
         await stop.wait()
@@ -151,7 +154,24 @@ async def _serve(
     _log.info("stopped")
 
 
+def _files(settings: Settings) -> FileCertificates:
+    return FileCertificates(settings.tls_cert_file, settings.tls_key_file)
+
+
+async def _certificates(
+    settings: Settings, rules: DecisionRules, files: FileCertificates | None, client: Client
+) -> tuple[FileCertificates | OwnCertificates, DecisionRules]:
+    """What the webhook serves with, and the rules with the secret that lies beside it, if it does."""
+    if files is not None:
+        return files, rules
+    own = OwnCertificates(client, configuration.certificate_place(settings), Lifetimes())
+    material = await own.obtain()
+    return own, replace(rules, secret=rules.secret or material.seal_key)
+
+
 async def _listen(runner: web.AppRunner, settings: Settings, context: ssl.SSLContext) -> int:
+    if settings.client_ca:
+        require_clients(context, settings.client_ca)
     await runner.setup()
     site = web.TCPSite(runner, settings.listen_host, settings.listen_port, ssl_context=context)
     await site.start()

@@ -1,4 +1,4 @@
-"""The webhook's TLS certificate, read from files and read again when they change.
+"""The webhook's TLS certificate, read from files and read again when they change; and whose calls it takes.
 
 Kubernetes replaces a mounted Secret's files in place when a certificate is renewed. New connections
 get the new certificate; those that are open keep theirs.
@@ -13,6 +13,19 @@ import structlog
 
 _log = structlog.get_logger()
 
+
+class FileCertificates:
+    """The certificate of two files, which somebody else renews."""
+
+    def __init__(self, cert_file: str, key_file: str) -> None:
+        self.context = server_context(cert_file, key_file)
+        self._files = cert_file, key_file
+
+    async def keep(self, _leads: Callable[[], bool]) -> None:
+        """Follow the files; runs until cancelled."""
+        await reload_on_change(self.context, *self._files)
+
+
 Stamp = tuple[tuple[int, int, int], ...]
 """Inode, time of change (nanoseconds) and size of each file."""
 
@@ -23,10 +36,30 @@ def server_context(cert_file: str, key_file: str) -> ssl.SSLContext:
     Raises OSError for a file that cannot be read, and ValueError for one that is not PEM, for an
     encrypted key, or if certificate and key do not belong together.
     """
+    context = new_context()
+    load(context, cert_file, key_file)
+    return context
+
+
+def new_context() -> ssl.SSLContext:
+    """A context for a server, TLS 1.2 and 1.3, without a certificate yet."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    _load(context, cert_file, key_file)
     return context
+
+
+def require_clients(context: ssl.SSLContext, ca_file: str) -> None:
+    """Refuse clients without a certificate of these authorities: only the API server calls the webhook.
+
+    Raises OSError for a file that cannot be read, and ValueError for one that is not PEM.
+    """
+    with Path(ca_file).open("rb"):
+        pass
+    try:
+        context.load_verify_locations(ca_file)
+    except ssl.SSLError as error:
+        raise ValueError(f"expected PEM in {ca_file} (certificates): {error.reason}") from error
+    context.verify_mode = ssl.CERT_REQUIRED
 
 
 async def reload_on_change(
@@ -70,7 +103,7 @@ def _reload_changed(
     if now != loaded:
         # A failed load leaves a context without a key, so a new one has to succeed first.
         server_context(cert_file, key_file)
-        _load(context, cert_file, key_file)
+        load(context, cert_file, key_file)
         if loaded is not None:
             _log.info("certificate reloaded", file=cert_file)
         on_reload()
@@ -81,7 +114,8 @@ def _stamp(*files: str) -> Stamp:
     return tuple((s.st_ino, s.st_mtime_ns, s.st_size) for s in (Path(file).stat() for file in files))
 
 
-def _load(context: ssl.SSLContext, cert_file: str, key_file: str) -> None:
+def load(context: ssl.SSLContext, cert_file: str, key_file: str) -> None:
+    """Load a certificate chain and its key into a context. Raises as `server_context` does."""
     for file in (cert_file, key_file):
         # OpenSSL's own errors do not say which file is missing.
         with Path(file).open("rb"):

@@ -13,8 +13,9 @@ from cache_server.decision import DecisionRules
 from cache_server.entries.databases import parse_url
 from cache_server.entries.retention import Limits
 from cache_server.entries.shared import check_redis_url
+from cache_server.own_certificates import Place
 from cache_server.placeholder import PlaceholderRules
-from cache_server.settings import AUTO, GATE, PLACEHOLDER, Settings
+from cache_server.settings import AUTO, GATE, OWN, PLACEHOLDER, Settings
 from cache_server.upstream import CERTIFICATES
 from cache_server.waiting import WaitRules
 from memopod.steps.key import KeyRules
@@ -60,12 +61,16 @@ def _in_folder(file: str) -> str:
 
 
 def seal_secret(settings: Settings) -> bytes:
-    """The secret that seals keys. Raises OSError or ValueError with what to do about it.
+    """The secret that seals keys; empty if it is in the Secret of `--certificates=own`.
+
+    Raises OSError or ValueError with what to do about it.
 
     Kubeflow's manifest has no such file; the one replica derives it from the key of its certificate. A
     renewed key breaks the seals of Pods that were admitted before a restart: those are not recorded.
     """
     path = settings.seal_key_file
+    if not path and settings.certificates == OWN:
+        return b""
     if not path and settings.is_upstream:
         key = Path(settings.tls_key_file).read_bytes()
         return hmac.digest(b"memopod-seal-from-key", key, hashlib.sha256)
@@ -137,6 +142,20 @@ def key_rules(settings: Settings) -> KeyRules:
 def wait_rules(settings: Settings) -> WaitRules:
     """Who waits for an identical step that runs."""
     return WaitRules(scope=settings.coalesce, longest=settings.coalesce_longest, most=settings.coalesce_most)
+
+
+def certificate_place(settings: Settings) -> Place:
+    """Where the webhook's own certificates are, and for which names."""
+    service = f"cache-server.{settings.lease_namespace}"
+    names = settings.certificate_names or (
+        f"{service}.svc", service, f"{service}.svc.cluster.local", "cache-server",
+    )  # fmt: skip
+    return Place(
+        namespace=settings.lease_namespace,
+        secret=settings.certificate_secret,
+        configuration=settings.webhook_configuration,
+        names=names,
+    )
 
 
 def placeholder_rules(settings: Settings) -> PlaceholderRules:

@@ -9,6 +9,7 @@ from memopod.service import setting
 from memopod.steps import names
 
 AUTO, GATE, PLACEHOLDER = "auto", "gate", "placeholder"
+FILES, OWN = "files", "own"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +71,31 @@ class Settings(JanitorSettings, UpstreamSettings):
         "/etc/webhook/certs/key.pem",
         "Private key of the webhook, PEM; see --tls-cert-file.",
         aliases=["--tls_key_filename", "-tls_key_filename"],
+    )
+    certificates: str = setting(
+        FILES,
+        "files: somebody else (cert-manager) puts the certificate into --tls-cert-file and renews it; own: "
+        "the cache server is its own authority, keeps it in a Secret, and fills in caBundle.",
+    )
+    certificate_secret: str = setting(
+        "memopod-cache-certificates", "--certificates=own: name of the Secret, in --lease-namespace."
+    )
+    certificate_names: tuple[str, ...] = setting(
+        (),
+        "--certificates=own: DNS names and addresses of the webhook. Empty: those of the Service "
+        "cache-server in --lease-namespace.",
+    )
+    webhook_configuration: str = setting(
+        "memopod-cache",
+        "--certificates=own: the MutatingWebhookConfiguration whose caBundle is kept in step.",
+    )
+    client_ca: str = setting(
+        "",
+        "File with the authorities, PEM, of the API server's client certificate: nobody else may call the "
+        "webhook then. Empty: whoever reaches it. Read at the start.",
+    )
+    client_names: tuple[str, ...] = setting(
+        (), "Common names that a client certificate may have; empty for any. Needs --client-ca."
     )
     database: str = setting(
         "",
@@ -153,6 +179,9 @@ class Settings(JanitorSettings, UpstreamSettings):
 
     def __post_init__(self) -> None:
         _check_choice("--strategy", self.strategy, (AUTO, GATE, PLACEHOLDER))
+        _check_choice("--certificates", self.certificates, (FILES, OWN))
+        if self.client_names and not self.client_ca:
+            raise ValueError("--client-names: expected --client-ca too")
         _check_choice("--artifact-check", self.artifact_check, ("auto", "require", "best-effort", "off"))
         _check_choice("--coalesce", self.coalesce, SCOPES)
         if self.retention_number < 0 or self.retention_interval <= 0:

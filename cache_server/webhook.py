@@ -6,7 +6,7 @@ cache server, so that whoever monitors one can monitor the other.
 """
 
 import base64
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from datetime import UTC, datetime
 from typing import Any
 
@@ -52,20 +52,26 @@ def holding(policy: Policy, controller_alive: Callable[[], bool]) -> Judge:
     return judge
 
 
-def build_webhook(judge: Judge) -> web.Application:
-    """The application that answers POST /mutate."""
-    webhook = _Webhook(judge)
+def build_webhook(judge: Judge, client_names: Collection[str] = ()) -> web.Application:
+    """The application that answers POST /mutate.
+
+    `client_names`: common names that a client certificate may have, where TLS asks for one; empty for any.
+    """
+    webhook = _Webhook(judge, frozenset(client_names))
     app = web.Application(client_max_size=_BODY_LIMIT)
     app.router.add_route("*", "/mutate", webhook.mutate)
     return app
 
 
 class _Webhook:
-    def __init__(self, judge: Judge) -> None:
+    def __init__(self, judge: Judge, client_names: frozenset[str]) -> None:
         self._judge = judge
+        self._client_names = client_names
 
     async def mutate(self, request: web.Request) -> web.Response:
         with _SECONDS.time():
+            if self._client_names and _common_name(request) not in self._client_names:
+                return _error(403, "The client certificate is not one that may call this webhook")
             if request.method != "POST":
                 return _error(405, f'Invalid method "{request.method}", only POST requests are allowed')
             try:
@@ -124,6 +130,12 @@ def _decision(verdict: Verdict) -> str:
     if verdict.held:
         return "hold"
     return "reuse" if verdict.reason == "hit" else "run"
+
+
+def _common_name(request: web.Request) -> str | None:
+    """The name on the client's certificate; TLS has checked the certificate itself."""
+    certificate = request.get_extra_info("peercert") or {}
+    return next((v for rdn in certificate.get("subject", ()) for n, v in rdn if n == "commonName"), None)
 
 
 def _error(status: int, text: str) -> web.Response:

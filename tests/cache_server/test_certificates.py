@@ -12,7 +12,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from structlog.testing import capture_logs
 
-from cache_server.certificates import reload_on_change, server_context
+from cache_server.admission import Verdict
+from cache_server.certificates import reload_on_change, require_clients, server_context
+from cache_server.webhook import build_webhook
 
 
 class Files:
@@ -164,8 +166,70 @@ async def test_files_that_vanish_for_a_while_are_loaded_when_they_come_back(file
                     await reloaded.get()
 
 
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_tls_1_2_and_1_3_are_spoken(files, version):
+    async with serving(server_context(*files.arguments)) as port:
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        context.minimum_version = context.maximum_version = version
+        _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+        assert writer.get_extra_info("ssl_object").version() == version.name.replace("v1_", "v1.")
+        writer.close()
+        await writer.wait_closed()
+
+
 async def test_old_versions_of_tls_are_refused(files):
     assert server_context(*files.arguments).minimum_version == ssl.TLSVersion.TLSv1_2
+
+
+@asynccontextmanager
+async def guarded(files, names=()):
+    """A webhook that takes calls with a certificate only, and a caller: its certificate is its authority."""
+    context = server_context(*files.arguments)
+    require_clients(context, str(files.cert))
+
+    async def judge(_request):
+        return Verdict(held=False, reason="miss")
+
+    runner = web.AppRunner(build_webhook(judge, names))
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
+
+    async def call(certificate):
+        client = ssl.create_default_context(cafile=str(files.cert))
+        client.check_hostname = False
+        if certificate:
+            client.load_cert_chain(*files.arguments)
+        url = f"https://127.0.0.1:{runner.addresses[0][1]}/mutate"
+        async with (
+            aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=client)) as session,
+            session.post(url, json={"request": {"uid": "1"}}) as answer,
+        ):
+            return answer.status
+
+    try:
+        yield call
+    finally:
+        await runner.cleanup()
+
+
+async def test_only_clients_of_the_authority_may_call(files):
+    async with guarded(files) as call:
+        assert await call(certificate=True) == 200
+        with pytest.raises(aiohttp.ClientError):
+            await call(certificate=False)
+
+
+@pytest.mark.parametrize(("name", "status"), [("cache-server", 200), ("kube-apiserver", 403)])
+async def test_only_clients_of_that_name_may_call(files, name, status):
+    async with guarded(files, [name]) as call:
+        assert await call(certificate=True) == status
+
+
+def test_authorities_that_are_not_pem_are_refused(files, tmp_path):
+    (tmp_path / "ca.crt").write_text("nothing")
+    with pytest.raises(ValueError, match=r"expected PEM in .*ca\.crt"):
+        require_clients(server_context(*files.arguments), str(tmp_path / "ca.crt"))
 
 
 def test_a_missing_file_is_named(files):
