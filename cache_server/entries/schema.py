@@ -87,6 +87,7 @@ entries = Table(
     Index("entries_namespace_workflow", "namespace", "workflow"),
     Index("entries_finished_at", "finished_at"),
     Index("entries_namespace_active_at", "namespace", "active_at"),
+    Index("entries_namespace_template", "namespace", "template_name", "finished_at"),
     **_MYSQL,
 )
 
