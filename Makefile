@@ -6,7 +6,7 @@ READY  := $(VENV)/.ready
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' memopod/__init__.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup services control-plane demo test fuzz check format lock image test-image wheel clean
+.PHONY: help setup services control-plane demo test fuzz bench-why check format lock image test-image wheel clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,10 @@ test: $(READY) ## run the test suite
 fuzz: $(READY) ## compare a million keys with what decides them, and fingerprints with Go (SEED=, minutes)
 	$(BIN)/python tests/fuzz/fuzz_fingerprints.py $(if $(SEED),--seed $(SEED))
 	$(BIN)/python tests/fuzz/fuzz_keys.py $(if $(SEED),--seed $(SEED))
+
+bench-why: export PYTHONPATH := tests/fuzz:tests/steps
+bench-why: $(READY) ## measure how fast a miss is explained among 100,000 entries, and whether it is right
+	$(BIN)/python benchmarks/why.py
 
 check: $(READY) ## run the linters, the type checker and the import rules
 	$(BIN)/ruff format --check .

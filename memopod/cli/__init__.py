@@ -19,6 +19,7 @@ _COMMANDS = {
     "run": ("memopod.cli.run", "run"),
     "lineage": ("memopod.cli.lineage", "app"),
     "cache": ("memopod.cli.cache", "app"),
+    "why": ("memopod.cli.why", "why"),
     "cache-server": ("memopod.cli.services", "cache_server"),
     "cache-janitor": ("memopod.cli.services", "cache_janitor"),
     "metadata-writer": ("memopod.cli.services", "metadata_writer"),

@@ -1,0 +1,101 @@
+import asyncio
+import json
+import uuid
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from cache_server.entries import Entry, open_entries
+from memopod.cli import app as memopod
+from memopod.cli.why import why
+from memopod.steps import Outputs
+from memopod.steps.key import KEY_VERSION
+
+START = datetime(2026, 1, 2, tzinfo=UTC)
+
+COMPONENTS = {"run.0.main.image": "1", "template.container": "1", "salt": "0"}
+
+
+def entry(number, **changes):
+    finished = START + timedelta(seconds=number)
+    fields = {
+        "id": uuid.uuid4().hex, "namespace": "pipelines", "key": f"{number:064x}",
+        "key_version": KEY_VERSION, "components": COMPONENTS, "template_name": "train",
+        "workflow": f"run-{number}", "workflow_uid": "7f1c", "node_id": f"run-{number}-1",
+        "pod_name": f"run-{number}-train-1", "pod_uid": uuid.uuid4().hex,
+        "image_id": "python@sha256:12", "outputs": Outputs(parameters={}), "execution_id": None,
+        "started_at": finished, "finished_at": finished, "recorded_at": finished,
+    }  # fmt: skip
+    return Entry(**{**fields, **changes})
+
+
+@pytest.fixture
+def url(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return f"sqlite:///{tmp_path / 'cache.db'}"
+
+
+@pytest.fixture
+def command():
+    app = typer.Typer()
+    app.command()(why)
+    return app
+
+
+def kept(url, *entries):
+    async def put():
+        async with open_entries(url) as opened:
+            for one in entries:
+                assert await opened.put(one)
+
+    asyncio.run(put())
+
+
+def ask(command, url, *arguments):
+    return CliRunner().invoke(command, [*arguments, "--database", url])
+
+
+def test_a_key_is_explained_without_a_cluster(command, url):
+    first = entry(1, components=COMPONENTS)
+    moved = {**COMPONENTS, "run.0.main.image": "2", "template.container": "2"}
+    second = entry(2, components=moved, finished_at=START + timedelta(hours=1))
+    kept(url, first, second)
+    result = ask(command, url, second.key)
+    assert result.exit_code == 0, result.output
+    assert "image of main changed" in result.output
+    assert first.image_id not in result.output, "an image says nothing without the later one"
+    assert f"memopod cache show {first.id[:8]}" in result.stderr
+    document = json.loads(ask(command, url, second.key, "--json").stdout)
+    assert document["nearest"]["entry"] == first.id
+    assert [d["subject"] for d in document["differences"]] == ["image of main"]
+
+
+def test_the_first_run_of_a_template_has_nothing_to_be_compared_with(command, url):
+    only = entry(1, components=COMPONENTS)
+    kept(url, only)
+    assert json.loads(ask(command, url, only.key, "--json").stdout)["nearest"] is None
+
+
+def test_what_is_missing_is_said_with_what_to_do(command, url):
+    kept(url, entry(1))
+    unknown = ask(command, url, "f" * 64)
+    assert (unknown.exit_code, unknown.stderr) == (
+        1,
+        "memopod why: no entry has this key; of a step that left none, ask by its Pod's name\n",
+    )
+    no_cluster = ask(command, url, "some-pod")
+    assert no_cluster.exit_code == 1
+    assert "--kubeconfig" in no_cluster.stderr
+    no_database = ask(command, "sqlite:////nowhere/cache.db", "f" * 64)
+    assert no_database.exit_code == 1
+    assert "Traceback" not in no_database.output
+
+
+def test_it_is_a_command_of_memopod():
+    result = CliRunner().invoke(memopod, ["why", "--help"])
+    assert result.exit_code == 0
+    assert "POD|KEY" in result.stdout
