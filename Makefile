@@ -6,7 +6,7 @@ READY  := $(VENV)/.ready
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' memopod/__init__.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup services control-plane demo test fuzz bench-why check format lock image test-image wheel clean
+.PHONY: help setup services control-plane demo test fuzz bench-why bench-store soak-store check format lock image test-image wheel clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,12 @@ fuzz: $(READY) ## compare a million keys with what decides them, and fingerprint
 bench-why: export PYTHONPATH := tests/fuzz:tests/steps
 bench-why: $(READY) ## measure how fast a miss is explained among 100,000 entries, and whether it is right
 	$(BIN)/python benchmarks/why.py
+
+bench-store: $(READY) ## measure the metadata store beside a bare gRPC server and ml-metadata's core
+	$(BIN)/python -m benchmarks.store $(ARGS)
+
+soak-store: $(READY) ## a million calls to the metadata store; memory must stay flat
+	$(BIN)/python -m benchmarks.store.soak $(ARGS)
 
 check: $(READY) ## run the linters, the type checker and the import rules
 	$(BIN)/ruff format --check .

@@ -11,6 +11,7 @@ before the worker died, and `repeat` decides what its client is told.
 
 import asyncio
 import contextlib
+import itertools
 import random
 import time
 from collections import deque
@@ -21,13 +22,18 @@ import structlog
 from metadata_store.frames import Answer
 from metadata_store.process import CannotOpen, Opening, WorkerProcess
 from metadata_store.repeat import outcome_unknown
-from metadata_store.rpcs import writes
+from metadata_store.rpcs import LISTS, RELATIVES, writes
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 _CHECK_SECONDS = 5.0
+_AHEAD = 4
 _TRIES = 3
 """How many workers a read may be given to. Workers that are killed together can each take it along
 before the server hears of their end; a read that kills its worker must not kill them all for ever."""
+
+
+HEAVY: frozenset[str] = LISTS | RELATIVES.keys() | {"GetLineageSubgraph", "PutLineageSubgraph"}
+"""RPCs that may take long: those over many rows."""
 
 
 class Overloaded(Exception):
@@ -41,30 +47,45 @@ class NoWorker(Exception):
 class _Call:
     """A call that waits or runs. Its caller may give up at any time by cancelling `answer`."""
 
-    __slots__ = ("answer", "request", "rpc", "tries")
+    __slots__ = ("answer", "heavy", "number", "request", "rpc", "tries")
 
-    def __init__(self, rpc: str, request: bytes) -> None:
+    def __init__(self, rpc: str, request: bytes, number: int, loop: asyncio.AbstractEventLoop) -> None:
         self.rpc = rpc
         self.request = request
+        self.number = number
+        self.heavy = rpc in HEAVY
         self.tries = 1 if writes(rpc) else _TRIES
-        self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self.answer: asyncio.Future[Answer] = loop.create_future()
+
+    def expire(self) -> None:
+        """Its time is up."""
+        if not self.answer.done():
+            self.answer.set_exception(TimeoutError())
 
 
 class Lane:
-    """Workers that share one queue."""
+    """Workers that share one queue.
+
+    Heavy calls never take the last worker, so that a light one finds one soon. A busy worker is given up
+    to _AHEAD light reads ahead: it then goes from one to the next without falling asleep. Nothing is
+    put behind a write, which may wait for a lock, unless there is only one worker anyway.
+    """
 
     def __init__(self, opening: Opening, *, workers: int, depth: int, longest_call: float) -> None:
         self._opening = opening
         self._size = workers
         self._depth = depth
         self._longest_call = longest_call
-        self._waiting: deque[_Call] = deque()
+        self._light: deque[_Call] = deque()
+        self._heavy: deque[_Call] = deque()
         self._idle: deque[WorkerProcess] = deque()
-        self._running: dict[WorkerProcess, _Call] = {}
+        self._running: dict[WorkerProcess, deque[_Call]] = {}
+        self._heavy_running = 0
+        self._numbers = itertools.count()
         self._keepers: list[asyncio.Task[None]] = []
-        self._processes: set[WorkerProcess] = set()
         self._closing = False
         self._trouble: str | None = None
+        self._loop = asyncio.get_running_loop()
         self.replaced = 0
         self.last_answer = time.monotonic()
 
@@ -79,21 +100,23 @@ class Lane:
         """Hand the call to a free worker, or wait for one. Raises as `Pool.call`."""
         if self._trouble is not None:
             raise NoWorker(self._trouble)
-        call = _Call(rpc, request)
-        if self._idle:
-            self._give(self._idle.popleft(), call)
-        elif len(self._waiting) >= self._depth:
+        call = _Call(rpc, request, next(self._numbers), self._loop)
+        process = self._place(call)
+        if process is not None:
+            self._give(process, call)
+        elif self.waiting >= self._depth:
             raise Overloaded(f"{self._depth} calls wait for a worker already; try again later")
         else:
-            self._waiting.append(call)
+            (self._heavy if call.heavy else self._light).append(call)
+        timer = self._loop.call_later(seconds, call.expire)
         try:
-            async with asyncio.timeout(seconds):
-                return await call.answer
-        finally:
-            if not call.answer.done():  # never so after an answer; a worker that runs it just goes on
-                call.answer.cancel()
-            if call.answer.cancelled() and call in self._waiting:
-                self._waiting.remove(call)
+            return await call.answer
+        finally:  # a worker that runs it just goes on
+            timer.cancel()
+            if process is None:
+                queue = self._heavy if call.heavy else self._light
+                if call in queue:
+                    queue.remove(call)
 
     async def close(self) -> None:
         """End the workers; calls under way are cut off, so let them finish first."""
@@ -101,65 +124,100 @@ class Lane:
         for keeper in self._keepers:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
-        await asyncio.gather(*(process.end() for process in list(self._processes)))
+        await asyncio.gather(*(process.end() for process in list(self._running)))
 
     @property
     def waiting(self) -> int:
         """How many calls wait for a worker."""
-        return len(self._waiting)
+        return len(self._light) + len(self._heavy)
 
     @property
     def pids(self) -> list[int]:
         """The processes, for tests and operators."""
-        return [process.pid for process in self._processes]
+        return [process.pid for process in self._running]
 
     def _adopt(self, process: WorkerProcess) -> None:
-        self._processes.add(process)
+        self._running[process] = deque()
         self._trouble = None
         process.on_answer = self._answered
         process.on_lost = self._lost
-        self._next(process)
+        self._feed(process)
+
+    def _place(self, call: _Call) -> WorkerProcess | None:
+        """The worker that can take the call now, if there is one."""
+        if call.heavy and self._heavy_running >= max(1, self._size - 1):
+            return None
+        if self._idle:
+            return self._idle.popleft()
+        busy = [process for process, calls in self._running.items() if self._goes_behind(call, calls)]
+        return min(busy, key=lambda process: len(self._running[process]), default=None)
+
+    def _goes_behind(self, call: _Call, calls: deque[_Call]) -> bool:
+        if not 0 < len(calls) < _AHEAD or call.heavy or any(each.heavy for each in calls):
+            return False
+        return self._size == 1 or not (writes(call.rpc) or writes(calls[-1].rpc))
 
     def _give(self, process: WorkerProcess, call: _Call) -> None:
-        self._running[process] = call
+        self._running[process].append(call)
+        self._heavy_running += call.heavy
         process.send(call.rpc, call.request)
 
-    def _next(self, process: WorkerProcess) -> None:
-        while self._waiting:
-            call = self._waiting.popleft()
+    def _feed(self, process: WorkerProcess) -> None:
+        """Give the worker the call that waits longest and that it may have; else it is idle."""
+        calls = self._running[process]
+        while (call := self._first(calls)) is not None:
             if not call.answer.done():
                 self._give(process, call)
                 return
-        self._idle.append(process)
+        if not calls:
+            self._idle.append(process)
+
+    def _first(self, calls: deque[_Call]) -> _Call | None:
+        if calls:
+            fits = self._light and self._goes_behind(self._light[0], calls)
+            return self._light.popleft() if fits else None
+        queues = [self._light] if self._light else []
+        if self._heavy and self._heavy_running < max(1, self._size - 1):
+            queues.append(self._heavy)
+        oldest = min(queues, key=lambda queue: queue[0].number, default=None)
+        return oldest.popleft() if oldest is not None else None
 
     def _answered(self, process: WorkerProcess, answer: Answer) -> None:
         self.last_answer = time.monotonic()
-        call = self._running.pop(process)
+        call = self._running[process].popleft()
+        self._heavy_running -= call.heavy
         if not call.answer.done():
             call.answer.set_result(answer)
-        self._next(process)
+        self._feed(process)
 
     def _lost(self, process: WorkerProcess) -> None:
         with contextlib.suppress(ValueError):  # it was busy
             self._idle.remove(process)
-        call = self._running.pop(process, None)
-        if call is None or call.answer.done():
-            return
-        call.tries -= 1
-        if call.tries > 0 and not self._closing:
-            self._waiting.appendleft(call)
-            if self._idle:
-                self._next(self._idle.popleft())
-            return
-        call.answer.set_result(outcome_unknown(call.rpc, call.request, "the worker process ended"))
+        calls = self._running.pop(process)
+        self._heavy_running -= sum(call.heavy for call in calls)
+        if calls:
+            calls[0].tries -= 1  # it began none of those behind
+        for call in reversed(calls):
+            if call.answer.done():
+                continue
+            if call.tries > 0 and not self._closing:
+                (self._heavy if call.heavy else self._light).appendleft(call)
+            else:
+                call.answer.set_result(outcome_unknown(call.rpc, call.request, "the worker process ended"))
+        while self._idle and self.waiting:
+            before = self.waiting
+            self._feed(self._idle.popleft())
+            if self.waiting == before:
+                break
 
     def _refuse(self, text: str) -> None:
         """Keep nobody waiting until a worker is there again."""
         self._trouble = text
-        while self._waiting:
-            call = self._waiting.popleft()
-            if not call.answer.done():
-                call.answer.set_exception(NoWorker(text))
+        for queue in (self._light, self._heavy):
+            while queue:
+                call = queue.popleft()
+                if not call.answer.done():
+                    call.answer.set_exception(NoWorker(text))
 
     async def _keep(self, process: WorkerProcess) -> None:
         """Watch one worker for ever, and put another in its place when it is lost."""
@@ -168,7 +226,6 @@ class Lane:
             await self._until_lost(process)
             log.warning("worker lost", pid=process.pid, will="be replaced")
             await process.end(kill=True)
-            self._processes.discard(process)
             process = await self._reopen()
             self.replaced += 1
             self._adopt(process)
@@ -191,7 +248,7 @@ class Lane:
                 return await WorkerProcess.open(self._opening)
             except (CannotOpen, OSError) as error:
                 structlog.get_logger().error("cannot open the database", error=str(error), again_in=pause)
-            if not self._processes:
+            if not self._running:
                 self._refuse("no worker can open the database; try again later")
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 (spreads load, guards nothing)
             pause = min(pause * 2, _LONGEST_PAUSE)

@@ -27,7 +27,7 @@ class CannotOpen(OSError):
 
 
 class WorkerProcess(asyncio.Protocol):
-    """One process with one open store. Whoever owns it sends a call only when none is under way.
+    """One process with one open store. It answers calls in the order in which they are sent.
 
     `on_answer(process, answer)` is called for each answer, `on_lost(process)` once, when the process
     is gone or going, with the call it had in `current` unanswered.
@@ -39,6 +39,7 @@ class WorkerProcess(asyncio.Protocol):
         self.lost = asyncio.Event()
         self.busy_since: float | None = None
         self._opened: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._under_way = 0
         self._buffer = bytearray()
         self._transport: asyncio.Transport | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -79,7 +80,9 @@ class WorkerProcess(asyncio.Protocol):
     def send(self, rpc: str, request: bytes) -> None:
         """Hand a call over; the answer comes through `on_answer`."""
         assert self._transport is not None
-        self.busy_since = time.monotonic()
+        if not self._under_way:
+            self.busy_since = time.monotonic()
+        self._under_way += 1
         self._transport.writelines(pack_pair(rpc.encode(), request))
 
     def kill(self) -> None:
@@ -99,23 +102,29 @@ class WorkerProcess(asyncio.Protocol):
     # asyncio.Protocol
 
     def data_received(self, data: bytes) -> None:
-        """Collect the bytes of an answer; there is never more than one on its way."""
+        """Collect the bytes of answers."""
+        self._buffer += data
+        while (answer := self._next_answer()) is not None:
+            if not self._opened.done():
+                self._opened.set_result(answer)
+                continue
+            self._under_way -= 1
+            self.busy_since = time.monotonic() if self._under_way else None
+            if self.on_answer is not None:
+                self.on_answer(self, answer)
+
+    def _next_answer(self) -> Answer | None:
         buffer = self._buffer
-        buffer += data
         if len(buffer) < ANSWER.size:
-            return
+            return None
         code, error_size, response_size = ANSWER.unpack_from(buffer)
         split, end = ANSWER.size + error_size, ANSWER.size + error_size + response_size
         if len(buffer) < end:
-            return
+            return None
         with memoryview(buffer) as view:
             answer = Answer(code, bytes(view[ANSWER.size : split]), bytes(view[split:end]))
-        buffer.clear()
-        self.busy_since = None
-        if not self._opened.done():
-            self._opened.set_result(answer)
-        elif self.on_answer is not None:
-            self.on_answer(self, answer)
+        del buffer[:end]
+        return answer
 
     def connection_lost(self, _error: Exception | None) -> None:
         """The process is gone or going."""

@@ -105,6 +105,8 @@ def _unimplemented(rpc: str) -> Handler:
 
 
 def _measured(rpc: str, handle: Handler) -> Handler:
+    seconds, count_ok = SECONDS.labels(rpc), CALLS.labels(rpc, "OK")
+
     async def measured(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
         started = time.perf_counter()
         code = "CANCELLED"  # the caller gave up: nothing below says otherwise
@@ -116,8 +118,8 @@ def _measured(rpc: str, handle: Handler) -> Handler:
             code = _name(context.code())
             raise
         finally:
-            SECONDS.labels(rpc).observe(time.perf_counter() - started)
-            CALLS.labels(rpc, code).inc()
+            seconds.observe(time.perf_counter() - started)
+            (count_ok if code == "OK" else CALLS.labels(rpc, code)).inc()
 
     return measured
 

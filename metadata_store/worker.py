@@ -5,10 +5,12 @@ by the kernel when its parent dies, even in the middle of a query.
 """
 
 import ctypes
+import io
 import os
 import signal
 import socket
 import sys
+from typing import BinaryIO
 
 from metadata_store.compose import answer
 from metadata_store.core import CannotOpenStore, Core
@@ -16,6 +18,7 @@ from metadata_store.frames import ANSWER, PAIR, Answer
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _INTERNAL = 13
+_BUFFER = 1 << 16  # bytes
 
 
 class _Closed(Exception):
@@ -41,14 +44,15 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _serve(connection: socket.socket) -> None:
+    stream = io.BufferedReader(socket.SocketIO(connection, "r"), _BUFFER)
     try:
-        core = Core(*_receive_pair(connection))
+        core = Core(*_receive_pair(stream))
     except CannotOpenStore as trouble:
         _send(connection, Answer(_INTERNAL, str(trouble).encode(), b""))
         return
     _send(connection, Answer(0, b"", b""))
     while True:
-        name, request = _receive_pair(connection)
+        name, request = _receive_pair(stream)
         _send(connection, answer(core.call, name.decode(), request))
 
 
@@ -62,25 +66,24 @@ def _die_with(parent: int) -> None:
 
 def _send(connection: socket.socket, answer: Answer) -> None:
     head = ANSWER.pack(answer.code, len(answer.error), len(answer.response)) + answer.error
+    if len(answer.response) < _BUFFER:
+        connection.sendall(head + answer.response)
+        return
     connection.sendall(head)
-    if answer.response:
-        connection.sendall(answer.response)
+    connection.sendall(answer.response)
 
 
-def _receive_pair(connection: socket.socket) -> tuple[bytes, bytes]:
-    first, second = PAIR.unpack(_receive(connection, PAIR.size))
-    return _receive(connection, first), _receive(connection, second)
+def _receive_pair(stream: BinaryIO) -> tuple[bytes, bytes]:
+    """One frame; small ones come several in one system call."""
+    first, second = PAIR.unpack(_receive(stream, PAIR.size))
+    return _receive(stream, first), _receive(stream, second)
 
 
-def _receive(connection: socket.socket, size: int) -> bytes:
-    data = bytearray(size)
-    view = memoryview(data)
-    while view:
-        count = connection.recv_into(view)
-        if count == 0:
-            raise _Closed
-        view = view[count:]
-    return bytes(data)
+def _receive(stream: BinaryIO, size: int) -> bytes:
+    data = stream.read(size)
+    if len(data) < size:
+        raise _Closed
+    return data
 
 
 if __name__ == "__main__":

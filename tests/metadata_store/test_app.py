@@ -139,6 +139,21 @@ def test_a_full_queue_refuses_further_calls(start_store):
     assert set(codes) == {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
 
 
+def test_heavy_calls_never_take_the_last_reader(start_store):
+    store = start_store("--workers=3")  # a writer and two readers
+    client = store.client()
+    type_id = client.put_context_type(mlmd.ContextType(name="t"))
+    for part in range(5):
+        names = [f"{part}-{number}" for number in range(1000)]
+        assert store.call("PutContexts", contexts_request(type_id, *names)).code() == grpc.StatusCode.OK
+    heavy = [store.call("GetContexts", service.GetContextsRequest()) for _ in range(40)]
+    light = service.GetContextByTypeAndNameRequest(type_name="t", context_name="0-1")
+    for _ in range(20):
+        assert store.call("GetContextByTypeAndName", light).code() == grpc.StatusCode.OK
+    assert not all(call.done() for call in heavy)  # those asked later were answered first
+    assert {call.code() for call in heavy} == {grpc.StatusCode.OK}
+
+
 def test_a_killed_worker_is_replaced_and_each_call_is_answered(start_store):
     store = start_store()
     client = store.client()
