@@ -8,6 +8,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 import uuid
 from pathlib import Path
@@ -74,13 +75,14 @@ class Docker:
 
 
 @pytest.fixture(scope="session")
-def docker(tmp_path_factory):
+def docker():
     """A Docker that answers."""
     there = Docker(required("docker"), dict(os.environ))
     if there.answers():
         yield there
         return
-    folder = tmp_path_factory.mktemp("docker")
+    # Not below pytest's folder: what the daemon mounts there could not be removed by later runs.
+    folder = Path(tempfile.mkdtemp(prefix="memopod-docker-"))
     endpoint = f"unix://{folder}/docker.sock"
     log = folder / "log"
     # Neither bridge nor packet filter: it needs no more rights than a container's root has.
@@ -98,7 +100,8 @@ def docker(tmp_path_factory):
     finally:
         daemon.terminate()
         daemon.wait(60)
-        shutil.rmtree(folder, ignore_errors=True)
+        subprocess.run(["umount", str(folder / "exec" / "netns" / "default")], capture_output=True)
+        shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="session")
