@@ -29,8 +29,10 @@ def template(pod, change):
 
 
 def set_env(pod, name, value):
-    env = [v for v in main(pod).get("env") or () if v["name"] != name]
-    main(pod)["env"] = [*env, {"name": name, **value}]
+    # In its place, if it is there: the order of a user's variables is part of what a step does.
+    env = main(pod).setdefault("env", [])
+    position = next((i for i, variable in enumerate(env) if variable["name"] == name), len(env))
+    env[position : position + 1] = [{"name": name, **value}]
 
 
 def volume(pod, source, name="extra", **mount):
