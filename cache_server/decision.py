@@ -12,10 +12,11 @@ from cache_server.artifacts import Artifacts, ArtifactStoreUnavailable, unchange
 from cache_server.audit import is_audited
 from cache_server.entries import Entries, EntriesUnavailable, Entry
 from cache_server.entries.imported import find_imported
-from cache_server.identity import Identifier, Identity
+from cache_server.identity import Identifier
 from cache_server.namespaces import Namespaces
 from memopod.kube import ApiError
 from memopod.steps import NotAStep, OutputArtifact, OutputsMismatch, Step, names, read_step
+from memopod.steps.identity import Identity
 from memopod.steps.images import mutable_images
 from memopod.steps.key import Unkeyable
 from memopod.steps.outputs import fill_declared

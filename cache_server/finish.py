@@ -13,7 +13,6 @@ from typing import Any
 
 import structlog
 
-from cache_server.identity import Identity
 from memopod.kube import (
     PODS,
     TASK_RESULTS,
@@ -26,6 +25,7 @@ from memopod.kube import (
 )  # fmt: skip
 from memopod.steps import Step, names
 from memopod.steps.finish import finished_patch
+from memopod.steps.identity import Identity
 from memopod.steps.outputs import is_ours
 from memopod.steps.times import to_seconds_text
 

@@ -1,7 +1,6 @@
 """Who a step is: its entry key, with what must be asked for (ConfigMaps, object stores, entries)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from cache_server.artifacts import Artifacts
@@ -11,6 +10,7 @@ from memopod.kube import CONFIG_MAPS, Client, Forbidden, NotFound
 from memopod.steps import Step, names
 from memopod.steps.argo import NotAStep
 from memopod.steps.argo import decode_template as decode_checked
+from memopod.steps.identity import Identity
 from memopod.steps.inputs import (
     InputArtifact,
     config_map_content,
@@ -19,21 +19,8 @@ from memopod.steps.inputs import (
     input_artifacts,
     offload_name,
 )  # fmt: skip
-from memopod.steps.key import Key, KeyRules, Unkeyable, entry_key, evidence, with_template
+from memopod.steps.key import KeyRules, Unkeyable, entry_key, evidence, with_template
 from memopod.steps.times import to_text
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Identity:
-    """A step with its whole template, its entry key, and the evidence of what it could read.
-
-    `fixed`: nothing that the step reads from outside its Pod can change, so no evidence is needed.
-    """
-
-    step: Step
-    key: Key
-    evidence: str
-    fixed: bool
 
 
 class Identifier:

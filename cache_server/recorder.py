@@ -15,7 +15,7 @@ from cache_server.audit import compare
 from cache_server.decision import Decider
 from cache_server.entries import Entries, EntriesUnavailable, Entry
 from cache_server.finish import own_result
-from cache_server.identity import Identifier, Identity
+from cache_server.identity import Identifier
 from cache_server.jobs import Jobs
 from cache_server.recording import (
     Execution,
@@ -28,6 +28,7 @@ from cache_server.recording import (
 )  # fmt: skip
 from memopod.kube import WORKFLOWS, ApiError, Client, Forbidden, NotFound, emit, fetch_outputs
 from memopod.steps import NotAStep, Outputs, OutputsMismatch, Step, names, read_step
+from memopod.steps.identity import Identity
 from memopod.steps.key import KEY_VERSION, KeyRules, Unkeyable, base_digest
 from memopod.steps.outputs import NodesOffloaded, declared, select_declared
 from memopod.steps.staleness import requested

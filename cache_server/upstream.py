@@ -8,8 +8,6 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sqlalchemy import URL
-
 from memopod.service import setting
 
 CERTIFICATES = "/etc/webhook/certs"
@@ -61,6 +59,8 @@ class UpstreamSettings:
         text = self.db_port or str(port)
         if not text.isascii() or not text.isdigit():
             raise ValueError(f"--db_port: expected a number, got {text!r}")
+        from sqlalchemy import URL  # the janitor reads settings too, and has no database
+
         url = URL.create(
             kind,
             username=self.db_user or "root",
