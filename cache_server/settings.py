@@ -108,6 +108,19 @@ class Settings(JanitorSettings, UpstreamSettings):
         "Redis in front of the database, shared by all replicas: redis://HOST:PORT/NUMBER; empty for none. "
         "A URL with a password belongs into the environment (MEMOPOD_CACHE_REDIS).",
     )
+    api_port: int | None = setting(
+        None,
+        "Port of the API that `memopod cache --server` uses (HTTPS); 0 picks a free one. Not set: no API.",
+    )
+    api_host: str = setting("0.0.0.0", "Address of the API.")  # noqa: S104
+    api_token_file: str = setting(
+        "",
+        "File with tokens, a line each, that may do everything by the API: for one machine, and for tests.",
+    )
+    api_kubernetes: bool = setting(
+        True,
+        "Ask Kubernetes who may use the API: its own tokens, and Roles for entries.memopod.io, are right there.",
+    )
     retention_idle: str = setting(
         "P90D",
         "ISO 8601 duration after which an entry is deleted that was neither recorded nor used since; "

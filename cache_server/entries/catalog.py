@@ -3,6 +3,7 @@
 Both `memopod cache`, straight from a database, and the HTTP API go through `Catalog`.
 """
 
+import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -31,6 +32,7 @@ _FIELDS = {
     "key": entries.c.entry_key,
     "image": entries.c.image_id,
 }
+_PLACE = re.compile(r"([0-9]{1,17})-([0-9a-f]{1,32})")
 _NAMED = ("parameter", "component")
 
 
@@ -251,10 +253,10 @@ def _after(place: tuple[datetime, str]) -> str:
 
 
 def _place(after: str) -> tuple[datetime, str]:
-    micros, _, entry_id = after.partition("-")
-    if not micros.isascii() or not micros.isdigit() or len(micros) > 17 or not entry_id:
+    place = _PLACE.fullmatch(after)
+    if place is None:
         raise ValueError("expected what an earlier page gave to go on after")
-    return EPOCH + timedelta(microseconds=int(micros)), entry_id
+    return EPOCH + timedelta(microseconds=int(place[1])), place[2]
 
 
 def _stats(counts: Sequence[Count], standing: Mapping[tuple[str, str], int]) -> Sequence[Stats]:

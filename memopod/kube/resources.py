@@ -53,3 +53,9 @@ MUTATING_WEBHOOKS: Final = Resource(
 )
 WORKFLOWS: Final = Resource("argoproj.io", "v1alpha1", "workflows", "Workflow")
 TASK_RESULTS: Final = Resource("argoproj.io", "v1alpha1", "workflowtaskresults", "WorkflowTaskResult")
+TOKEN_REVIEWS: Final = Resource(
+    "authentication.k8s.io", "v1", "tokenreviews", "TokenReview", namespaced=False
+)
+SUBJECT_ACCESS_REVIEWS: Final = Resource(
+    "authorization.k8s.io", "v1", "subjectaccessreviews", "SubjectAccessReview", namespaced=False
+)
