@@ -12,6 +12,7 @@ import structlog
 from aiohttp import web
 
 from cache_server import configuration
+from cache_server.api.service import check_api, serving_api
 from cache_server.artifacts import Artifacts
 from cache_server.authority import Lifetimes
 from cache_server.certificates import FileCertificates, require_clients
@@ -48,6 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         configure_logs("cache-server", level=settings.log_level)
         settings = configuration.resolve(settings)
+        check_api(settings)
         rules = configuration.decision_rules(settings, configuration.seal_secret(settings))
         files = None if settings.certificates == OWN else _files(settings)
         artifacts = Artifacts.from_settings(settings.object_store)
@@ -140,8 +142,9 @@ async def _serve(
         leading = group.create_task(pods.lead(informer, elector), name="leader")
         port = await _listen(runner, settings, certificates.context)
         health_port = await health.start(settings.health_host, settings.health_port)
-        _log.info("serving", port=port, health_port=health_port)
-        await stop.wait()
+        async with serving_api(settings, client, database, certificates.context) as api_port:
+            _log.info("serving", port=port, health_port=health_port, api_port=api_port)
+            await stop.wait()
         # No new Pods, then no new decisions, then the decisions under way, then the Lease.
         await runner.cleanup()
         for task in watching:

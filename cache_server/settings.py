@@ -119,7 +119,7 @@ class Settings(JanitorSettings, UpstreamSettings):
     )
     api_kubernetes: bool = setting(
         True,
-        "Ask Kubernetes who may use the API: its own tokens, and Roles for entries.memopod.io, are right there.",
+        "Ask Kubernetes who may use the API: its own tokens, and Roles for entries.memopod.io, count there.",
     )
     retention_idle: str = setting(
         "P90D",

@@ -220,7 +220,7 @@ async def _body(request: web.Request, kind: type[msgspec.Struct]) -> Any:
 
 
 def _query(request: web.Request, known: set[str]) -> dict[str, str]:
-    names = list(request.query.keys())
+    names = [name for name, _ in request.query.items()]
     unknown = sorted(set(names) - known)
     if unknown:
         raise Refused(400, f"unknown query parameter; known: {', '.join(sorted(known)) or 'none'}")

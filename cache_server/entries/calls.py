@@ -39,6 +39,12 @@ class Database:
         self._ending: set[asyncio.Task[Any]] = set()
         self._listeners: list[Callable[[str | None], None]] = []
 
+    def patient(self, timeout: float) -> "Database":
+        """The same connections and listeners with another deadline. Only the first one is to be closed."""
+        other = Database(self.engine, timeout=timeout)
+        other._listeners = self._listeners
+        return other
+
     def on_change(self, listener: Callable[[str | None], None]) -> None:
         """Have `listener(namespace)` called after each change of a namespace's token by this process.
 
