@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SERVICES = ["cache_server", "cache_server.janitor", "metadata_writer", "metadata_store"]
+SERVICES = ["cache_server", "cache_server.janitor", "metadata_writer", "metadata_store", "metadata_guard"]
 
 
 @pytest.mark.parametrize("module", SERVICES)
@@ -41,7 +41,7 @@ def test_a_bad_flag_is_one_message_and_no_traceback(module, arguments):
 def test_every_package_says_what_it_is_for():
     packages = [
         path
-        for root in ("cache_server", "metadata_store", "metadata_writer", "memopod")
+        for root in ("cache_server", "metadata_guard", "metadata_store", "metadata_writer", "memopod")
         for path in (ROOT / root).rglob("__init__.py")
     ]
     assert len(packages) >= 12

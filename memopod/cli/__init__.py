@@ -24,9 +24,10 @@ _COMMANDS = {
     "cache-janitor": ("memopod.cli.services", "cache_janitor"),
     "metadata-writer": ("memopod.cli.services", "metadata_writer"),
     "metadata-store": ("memopod.cli.services", "metadata_store"),
+    "metadata-guard": ("memopod.cli.services", "metadata_guard"),
     "envoy": ("memopod.cli.envoy", "app"),
 }
-_SERVICES = ("cache-server", "cache-janitor", "metadata-writer", "metadata-store")
+_SERVICES = ("cache-server", "cache-janitor", "metadata-writer", "metadata-store", "metadata-guard")
 
 
 class _LazyGroup(TyperGroup):

@@ -25,5 +25,10 @@ def metadata_store(context: typer.Context) -> None:
     _run("metadata_store.app", context)
 
 
+def metadata_guard(context: typer.Context) -> None:
+    """Answer reads of the metadata store within the namespaces of their callers."""
+    _run("metadata_guard.app", context)
+
+
 def _run(module: str, context: typer.Context) -> None:
     raise typer.Exit(importlib.import_module(module).main(context.args))

@@ -1,0 +1,105 @@
+"""The guard's process: flags, the gRPC server, and its end in order."""
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+
+import grpc
+import structlog
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from memopod.kube import Client
+from memopod.service import Health, configure_logs, parse, run
+from metadata_guard import metrics
+from metadata_guard.answers import SERVICE
+from metadata_guard.guard import Guard, Refused
+from metadata_guard.reviews import Reviews
+from metadata_guard.settings import Settings
+from metadata_guard.store import Store
+
+_DRAIN_SECONDS = 20.0
+_OPTIONS = [
+    ("grpc.max_receive_message_length", 100 * 1024 * 1024),
+    ("grpc.max_send_message_length", 100 * 1024 * 1024),
+    ("grpc.max_metadata_size", 32 * 1024),  # a token of a service account has 1 to 4 KB
+    ("grpc.so_reuseport", 0),
+]
+Handler = Callable[[bytes, grpc.aio.ServicerContext], Awaitable[bytes]]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the metadata guard until SIGTERM or SIGINT; returns the exit status."""
+    settings = parse(
+        Settings,
+        argv,
+        prog="memopod metadata-guard",
+        prefix="MEMOPOD_METADATA_GUARD",
+        description="Answer reads of the metadata store within the namespaces of their callers.",
+    )
+    try:
+        configure_logs("metadata-guard", level=settings.log_level)
+    except ValueError as error:
+        print(f"memopod metadata-guard: error: {error}", file=sys.stderr)
+        return 2
+    return run(lambda stop: serve(settings, stop))
+
+
+async def serve(settings: Settings, stop: asyncio.Event) -> None:
+    """Serve until `stop`, then let the calls under way finish. Raises OSError if it cannot start."""
+    async with (
+        Client.from_kubeconfig(settings.kubeconfig or None, user_agent="memopod-guard") as client,
+        Store.channel(settings.store) as channel,
+    ):
+        reviews = Reviews(client, audiences=settings.audiences, seconds=settings.review_seconds)
+        status = health.aio.HealthServicer()
+        server = _server(Guard(reviews, Store(channel)), status)
+        port = _listen(server, settings)
+        serving = False
+        http = Health({"serving": lambda: serving})
+        health_port = await http.start(settings.health_host, settings.health_port)
+        await server.start()
+        await status.set("", health_pb2.HealthCheckResponse.SERVING)
+        serving = True
+        structlog.get_logger().info("serving", port=port, health_port=health_port, store=settings.store)
+        try:
+            await stop.wait()
+        finally:
+            serving = False
+            await status.enter_graceful_shutdown()
+            await server.stop(_DRAIN_SECONDS)
+            await http.stop()
+    structlog.get_logger().info("stopped")
+
+
+def _server(guard: Guard, status: health.aio.HealthServicer) -> grpc.aio.Server:
+    server = grpc.aio.server(options=_OPTIONS)
+    handlers = {
+        method.name: grpc.unary_unary_rpc_method_handler(_handler(guard, method.name))
+        for method in SERVICE.methods
+    }
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE.full_name, handlers),))
+    health_pb2_grpc.add_HealthServicer_to_server(status, server)
+    return server
+
+
+def _handler(guard: Guard, rpc: str) -> Handler:
+    async def handle(payload: bytes, context: grpc.aio.ServicerContext) -> bytes:
+        metadata = dict(context.invocation_metadata() or ())
+        try:
+            answer = await guard.call(rpc, payload, metadata.get("authorization"), context.time_remaining())
+        except Refused as refused:
+            metrics.CALLS.labels(rpc, refused.code.name).inc()
+            await context.abort(refused.code, str(refused))
+        metrics.CALLS.labels(rpc, "OK").inc()
+        return answer
+
+    return handle
+
+
+def _listen(server: grpc.aio.Server, settings: Settings) -> int:
+    host = settings.listen_address
+    address = f"{f'[{host}]' if ':' in host else host}:{settings.grpc_port}"
+    try:
+        return int(server.add_insecure_port(address))
+    except RuntimeError as error:  # gRPC knows no other
+        raise OSError(f"cannot listen on {address}: the port is in use or the address is not here") from error
