@@ -105,7 +105,7 @@ def not_ours(pod: Mapping[str, Any], namespace: str, username: str, policy: Poli
     annotations = pod["metadata"].get("annotations") or {}
     if namespace in _EXEMPT_NAMESPACES:
         return "namespace-exempt"
-    if not _opted_in(labels):
+    if not opted_in(labels):
         return "not-opted-in"
     if _is_tfx(pod, labels):
         return "tfx"
@@ -122,7 +122,7 @@ def is_full(pod: Mapping[str, Any]) -> bool:
     return sum(len(k) + len(str(v).encode()) for k, v in annotations.items()) > _ANNOTATIONS_LIMIT
 
 
-def _opted_in(labels: Mapping[str, str]) -> bool:
+def opted_in(labels: Mapping[str, str]) -> bool:
     """The label of memopod decides where it is present, Kubeflow's where it is not."""
     own = labels.get(names.OPT_IN_LABEL)
     return (labels.get(names.KFP_OPT_IN_LABEL) if own is None else own) == "true"

@@ -20,6 +20,7 @@ _COMMANDS = {
     "lineage": ("memopod.cli.lineage", "app"),
     "cache": ("memopod.cli.cache", "app"),
     "why": ("memopod.cli.why", "why"),
+    "preview": ("memopod.cli.preview", "preview"),
     "cache-server": ("memopod.cli.services", "cache_server"),
     "cache-janitor": ("memopod.cli.services", "cache_janitor"),
     "metadata-writer": ("memopod.cli.services", "metadata_writer"),

@@ -120,10 +120,13 @@ def check_keyable(step: Step, rules: KeyRules = KeyRules()) -> None:
             raise Unkeyable("output-key-names-run")
 
 
+def component_digest(value: Any) -> str:
+    """The short digest of one component."""
+    return hashlib.sha256(canonical(value)).hexdigest()[:16]
+
+
 def _key(components: Mapping[str, Any]) -> Key:
-    short = {
-        name: hashlib.sha256(canonical(value)).hexdigest()[:16] for name, value in sorted(components.items())
-    }
+    short = {name: component_digest(value) for name, value in sorted(components.items())}
     return Key(_digest(components), short)
 
 

@@ -6,7 +6,8 @@ anything itself and never decides about reuse: whoever finishes a Pod, kubelet o
 the same from here. `RunResult` is what came of it.
 """
 
+from memopod.sandbox.runner.planned import pipeline_steps
 from memopod.sandbox.runner.results import RunResult, TaskOutcome, log_tail
 from memopod.sandbox.runner.run import Run, TaskView
 
-__all__ = ["Run", "RunResult", "TaskOutcome", "TaskView", "log_tail"]
+__all__ = ["Run", "RunResult", "TaskOutcome", "TaskView", "log_tail", "pipeline_steps"]
