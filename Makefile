@@ -6,7 +6,7 @@ READY  := $(VENV)/.ready
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' memopod/__init__.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup services control-plane demo test fuzz bench-why bench-store soak-store check format lock image test-image wheel clean
+.PHONY: help setup services control-plane demo test test-artifacts fuzz bench-why bench-store soak-store check format lock image test-image wheel clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ demo: $(READY) ## run the example pipeline twice: the second run is reused
 test: export PYTEST_XDIST_AUTO_NUM_WORKERS ?= $(shell echo $$((2 * $$(nproc))))
 test: $(READY) ## run the test suite
 	$(BIN)/python -m pytest $(ARGS)
+
+test-artifacts: $(READY) ## damage 10 % of 1,000 artifacts under load, and look at who gets what (two minutes)
+	MEMOPOD_ARTIFACTS=1000 $(BIN)/python -m pytest -n0 tests/cache_server/test_usable.py
 
 fuzz: $(READY) ## compare a million keys with what decides them, and fingerprints with Go (SEED=, minutes)
 	$(BIN)/python tests/fuzz/fuzz_fingerprints.py $(if $(SEED),--seed $(SEED))

@@ -112,6 +112,7 @@ def decision_rules(settings: Settings, secret: bytes) -> DecisionRules:
         ),
         ignored_containers=frozenset(settings.ignored_sidecars),
         audit_rate=settings.audit_rate,
+        check_memory=settings.artifact_memory,
     )
 
 

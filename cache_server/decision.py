@@ -10,6 +10,7 @@ import structlog
 
 from cache_server.artifacts import Artifacts, ArtifactStoreUnavailable, unchanged
 from cache_server.audit import is_audited
+from cache_server.checks import Checks
 from cache_server.entries import Entries, EntriesUnavailable, Entry
 from cache_server.entries.imported import find_imported
 from cache_server.identity import Identifier
@@ -76,6 +77,7 @@ class DecisionRules:
     staleness: StalenessRules = StalenessRules()  # noqa: RUF009 (frozen)
     ignored_containers: frozenset[str] = frozenset()
     audit_rate: float = 0.0
+    check_memory: float = 0.0
 
 
 class Decider:
@@ -87,7 +89,7 @@ class Decider:
     ) -> None:  # fmt: skip
         self._identifier = identifier
         self._entries = entries
-        self._artifacts = artifacts
+        self._checks = Checks(artifacts, rules.check_memory)
         self._namespaces = namespaces
         self._rules = rules
 
@@ -209,7 +211,7 @@ class Decider:
             # Recorded while nobody could ask about it: there is nothing to compare with.
             return unchecked
         try:
-            state = await self._artifacts.describe(artifact.location)
+            state = await self._checks.describe(artifact.location)
         except ArtifactStoreUnavailable:
             return unchecked
         return None if unchanged(artifact, state) else "outputs-gone"

@@ -160,6 +160,10 @@ class Settings(JanitorSettings, UpstreamSettings):
         "require: outputs must be found unchanged; best-effort: a store that cannot be asked is no "
         "miss; off; auto: require where an object store is set, else off.",
     )
+    artifact_memory: float = setting(
+        1.0,
+        "Seconds that an output which was found unchanged is not asked about again; 0 asks each time.",
+    )
     default_staleness: str = setting(
         "", "ISO 8601 duration that an entry may be old by default; empty for no limit.",
         env=["DEFAULT_CACHE_STALENESS"],
