@@ -6,7 +6,7 @@ READY  := $(VENV)/.ready
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' memopod/__init__.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup services control-plane demo test test-artifacts fuzz bench-why bench-store soak-store check format lock image test-image wheel clean
+.PHONY: help bench-webhook setup services control-plane demo test test-artifacts fuzz bench-why bench-store soak-store check format lock image test-image wheel clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,10 @@ bench-store: $(READY) ## measure the metadata store beside a bare gRPC server an
 
 soak-store: $(READY) ## a million calls to the metadata store; memory must stay flat
 	$(BIN)/python -m benchmarks.store.soak $(ARGS)
+
+bench-webhook: export PYTHONPATH := .
+bench-webhook: $(READY) ## measure the webhook beside a server that only reads and allows (ARGS=gate, ...)
+	$(BIN)/python benchmarks/webhook $(ARGS)
 
 check: $(READY) ## run the linters, the type checker and the import rules
 	$(BIN)/ruff format --check .

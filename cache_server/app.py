@@ -2,20 +2,18 @@
 
 import asyncio
 import socket
-import ssl
 import sys
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
 
 import structlog
-from aiohttp import web
 
 from cache_server import configuration
 from cache_server.api.service import check_api, serving_api
 from cache_server.artifacts import Artifacts
 from cache_server.authority import Lifetimes
-from cache_server.certificates import FileCertificates, require_clients
+from cache_server.certificates import FileCertificates
 from cache_server.completion import Completer, ResultsPermission
 from cache_server.controller import Controller
 from cache_server.decision import Decider, DecisionRules
@@ -24,16 +22,14 @@ from cache_server.entries.counts import Counts
 from cache_server.entries.creation import ensure_database
 from cache_server.entries.retention import keep_within
 from cache_server.executions import Executions
-from cache_server.identity import Identifier
 from cache_server.leadership import leadership
-from cache_server.namespaces import Namespaces
 from cache_server.own_certificates import OwnCertificates
-from cache_server.placeholder import placeholders
 from cache_server.pods import SELECTOR, Pods
 from cache_server.recorder import Recorder
+from cache_server.serving import listen, make_decider, make_judge
 from cache_server.settings import OWN, PLACEHOLDER, Settings
 from cache_server.sweeper import Sweeper
-from cache_server.webhook import build_webhook, holding
+from cache_server.workers import Workers
 from memopod.kube import PODS, Client, Informer
 from memopod.service import Health, configure_logs, parse, run
 
@@ -63,9 +59,7 @@ def _wire(
     settings: Settings, rules: DecisionRules, artifacts: Artifacts, client: Client, entries: Entries,
     leads: Callable[[], bool], identity: str, counts: Counts,
 ) -> tuple[Decider, Pods]:  # fmt: skip
-    key_rules = configuration.key_rules(settings)
-    identifier = Identifier(client, artifacts, entries, key_rules)
-    decider = Decider(identifier, entries, artifacts, Namespaces(client), rules)
+    identifier, decider = make_decider(settings, rules, artifacts, client, entries)
     controller = Controller(
         client, decider, entries, Executions(configuration.wait_rules(settings)), leads=leads,
         settle_time=settings.settle_time, late_margin=settings.late_margin, concurrency=settings.concurrency,
@@ -76,7 +70,7 @@ def _wire(
     return decider, Pods(
         controller,
         Recorder(
-            client, identifier, entries, artifacts, decider, key_rules,
+            client, identifier, entries, artifacts, decider, configuration.key_rules(settings),
             leads=leads, concurrency=settings.concurrency,
             on_end=lambda pod, entry: controller.recorded(pod, entry=entry),
             on_recorded=completer.recorded,
@@ -111,20 +105,17 @@ async def _serve(
             client, PODS, namespace=settings.watch_namespace or None,
             label_selector=SELECTOR, on_event=pods.on_event,
         )  # fmt: skip
-        health = Health({"pods": informer.synced.is_set, "leader": heartbeat.fresh})
 
         def controller_alive() -> bool:
             return heartbeat.fresh() and not pods.stuck.is_set()
 
-        policy = configuration.admission_policy(settings, rules.secret)
-        if settings.strategy == PLACEHOLDER:
-            judge = placeholders(
-                policy, decider, lambda: results.granted and controller_alive(),
-                configuration.placeholder_rules(settings),
-            )  # fmt: skip
-        else:
-            judge = holding(policy, controller_alive)
-        runner = web.AppRunner(build_webhook(judge, settings.client_names), access_log=None)
+        def can_complete() -> bool:
+            return results.granted and controller_alive()
+
+        judge = make_judge(
+            settings, configuration.admission_policy(settings, rules.secret), decider,
+            alive=controller_alive, can_complete=can_complete,
+        )  # fmt: skip
         watching = [
             group.create_task(informer.run(), name="informer:pods"),
             group.create_task(heartbeat.run(), name="heartbeat"),
@@ -140,13 +131,18 @@ async def _serve(
             ),
         ]
         leading = group.create_task(pods.lead(informer, elector), name="leader")
-        port = await _listen(runner, settings, certificates.context)
+        runner, port = await listen(settings, judge, certificates.context, settings.listen_port)
+        workers = Workers(settings, rules, port)
+        watching.append(group.create_task(workers.run(controller_alive, can_complete), name="workers"))
+        health = Health(
+            {"pods": informer.synced.is_set, "leader": heartbeat.fresh, "processes": workers.ready}
+        )
         health_port = await health.start(settings.health_host, settings.health_port)
         async with serving_api(settings, client, database, certificates.context) as api_port:
             _log.info("serving", port=port, health_port=health_port, api_port=api_port)
             await stop.wait()
         # No new Pods, then no new decisions, then the decisions under way, then the Lease.
-        await runner.cleanup()
+        await asyncio.gather(runner.cleanup(), workers.stop())
         for task in watching:
             task.cancel()
         await pods.drain()
@@ -170,12 +166,3 @@ async def _certificates(
     own = OwnCertificates(client, configuration.certificate_place(settings), Lifetimes())
     material = await own.obtain()
     return own, replace(rules, secret=rules.secret or material.seal_key)
-
-
-async def _listen(runner: web.AppRunner, settings: Settings, context: ssl.SSLContext) -> int:
-    if settings.client_ca:
-        require_clients(context, settings.client_ca)
-    await runner.setup()
-    site = web.TCPSite(runner, settings.listen_host, settings.listen_port, ssl_context=context)
-    await site.start()
-    return int(runner.addresses[0][1])

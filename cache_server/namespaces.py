@@ -13,8 +13,10 @@ _MOST = 10_000
 class Namespaces:
     """Annotations of Namespaces, each asked for when it is needed."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, *, needed: bool = True) -> None:
+        """`needed`: whether annotations that must not be read stand in the way, or count as none."""
         self._client = client
+        self._unreadable: Mapping[str, str] | None = None if needed else {}
         self._known: dict[str, tuple[float, Mapping[str, str] | None]] = {}
 
     async def annotations(self, name: str) -> Mapping[str, str] | None:
@@ -34,6 +36,6 @@ class Namespaces:
         except NotFound:
             return {}
         except Forbidden:
-            return None
+            return self._unreadable
         annotations: Mapping[str, str] = namespace["metadata"].get("annotations") or {}
         return annotations

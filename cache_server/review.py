@@ -51,22 +51,50 @@ class AdmissionRequest(msgspec.Struct):
         )
 
     def pod(self) -> dict[str, Any]:
-        """The Pod. Raises ValueError for what is no Pod."""
+        """The Pod's `metadata` and `spec`. Raises ValueError for what is no Pod.
+
+        Not decoded is what admission never asks for: `status`, `managedFields`.
+        """
         try:
-            pod = msgspec.json.decode(self.object)
+            pod = _decode_pod(self.object)
         except (ValueError, RecursionError) as error:
             raise ValueError("could not deserialize pod object") from error
-        if not _is_pod(pod):
-            raise ValueError("could not deserialize pod object: expected metadata and containers")
-        checked: dict[str, Any] = pod
-        return checked
+        if not isinstance(pod.spec.get("containers"), list):
+            raise ValueError("could not deserialize pod object: expected containers")  # noqa: TRY004
+        metadata = {
+            name: value for name in _METADATA if (value := getattr(pod.metadata, name)) is not msgspec.UNSET
+        }
+        return {"metadata": metadata, "spec": pod.spec}
 
 
-def _is_pod(pod: Any) -> bool:
-    if not isinstance(pod, dict) or not isinstance(pod.get("metadata"), dict):
-        return False
-    spec = pod.get("spec")
-    return isinstance(spec, dict) and isinstance(spec.get("containers"), list)
+class _Metadata(msgspec.Struct):
+    """All of ObjectMeta but `managedFields`, which can be half of a review."""
+
+    name: Any = msgspec.UNSET
+    generateName: Any = msgspec.UNSET  # noqa: N815 (Kubernetes' names)
+    namespace: Any = msgspec.UNSET
+    uid: Any = msgspec.UNSET
+    resourceVersion: Any = msgspec.UNSET  # noqa: N815
+    generation: Any = msgspec.UNSET
+    creationTimestamp: Any = msgspec.UNSET  # noqa: N815
+    deletionTimestamp: Any = msgspec.UNSET  # noqa: N815
+    deletionGracePeriodSeconds: Any = msgspec.UNSET  # noqa: N815
+    labels: Any = msgspec.UNSET
+    annotations: Any = msgspec.UNSET
+    ownerReferences: Any = msgspec.UNSET  # noqa: N815
+    finalizers: Any = msgspec.UNSET
+    selfLink: Any = msgspec.UNSET  # noqa: N815
+
+
+_METADATA = _Metadata.__struct_fields__
+
+
+class _Pod(msgspec.Struct):
+    metadata: _Metadata
+    spec: dict[str, Any]
+
+
+_decode_pod = msgspec.json.Decoder(_Pod).decode
 
 
 class Review(msgspec.Struct):

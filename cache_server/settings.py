@@ -40,6 +40,11 @@ class Settings(JanitorSettings, UpstreamSettings):
     listen_port: int = setting(
         8443, "Port of the webhook (HTTPS); 0 picks a free one.", aliases=["-listen_port"]
     )
+    processes: int = setting(
+        1,
+        "Processes that answer admission requests on the port; all else is done by the first. One answers "
+        "some thousand a second.",
+    )
     strategy: str = setting(
         AUTO,
         "gate: hold Pods by a scheduling gate (Kubernetes 1.27 and later), and finish repeated steps without "
@@ -196,6 +201,8 @@ class Settings(JanitorSettings, UpstreamSettings):
 
     def __post_init__(self) -> None:
         _check_choice("--strategy", self.strategy, (AUTO, GATE, PLACEHOLDER))
+        if not 1 <= self.processes <= 64:
+            raise ValueError(f"--processes: expected 1 to 64, got {self.processes}")
         _check_choice("--certificates", self.certificates, (FILES, OWN))
         if self.client_names and not self.client_ca:
             raise ValueError("--client-names: expected --client-ca too")

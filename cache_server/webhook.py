@@ -8,22 +8,18 @@ cache server, so that whoever monitors one can monitor the other.
 import base64
 from collections.abc import Awaitable, Callable, Collection
 from datetime import UTC, datetime
+from time import perf_counter
 from typing import Any
 
 import msgspec
 import structlog
 from aiohttp import web
-from prometheus_client import Counter, Histogram
 
 from cache_server.admission import Policy, Verdict, admit
+from cache_server.admissions import ADMISSIONS
 from cache_server.review import VERSIONS, AdmissionRequest, Review, decode_review
 
 _log = structlog.get_logger()
-_DECISIONS = Counter("memopod_admissions_total", "Pods seen at admission.", ["decision", "reason"])
-_SECONDS = Histogram(
-    "memopod_admission_seconds", "Time to answer an admission request.",
-    buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1, 5),
-)  # fmt: skip
 _BODY_LIMIT = 8 * 1024 * 1024
 """Bytes. An object in Kubernetes is at most 3 MiB, and a review holds it up to twice."""
 _JSON = "application/json"
@@ -69,33 +65,39 @@ class _Webhook:
         self._client_names = client_names
 
     async def mutate(self, request: web.Request) -> web.Response:
-        with _SECONDS.time():
-            if self._client_names and _common_name(request) not in self._client_names:
-                return _error(403, "The client certificate is not one that may call this webhook")
-            if request.method != "POST":
-                return _error(405, f'Invalid method "{request.method}", only POST requests are allowed')
-            try:
-                body = await request.read()
-            except (web.RequestPayloadError, ConnectionError) as error:
-                return _error(400, f"Could not read request body: {type(error).__name__}")
-            content_type = request.headers.get("Content-Type", "")
-            if content_type != _JSON:
-                return _error(400, f'Unsupported content type "{content_type}", only "{_JSON}" is supported')
-            try:
-                review = decode_review(body)
-            except (ValueError, RecursionError) as error:
-                return _error(400, f"Could not deserialize request: {_cause(error)}")
-            if review.request is None:
-                return _error(400, "Malformed admission review request: request body is nil")
-            verdict = await self._verdict(review.request)
-            return web.Response(body=_answer(review, review.request, verdict), content_type=_JSON)
+        begun = perf_counter()
+        try:
+            return await self._mutate(request)
+        finally:
+            ADMISSIONS.tally.took(perf_counter() - begun)
+
+    async def _mutate(self, request: web.Request) -> web.Response:
+        if self._client_names and _common_name(request) not in self._client_names:
+            return _error(403, "The client certificate is not one that may call this webhook")
+        if request.method != "POST":
+            return _error(405, f'Invalid method "{request.method}", only POST requests are allowed')
+        try:
+            body = await request.read()
+        except (web.RequestPayloadError, ConnectionError) as error:
+            return _error(400, f"Could not read request body: {type(error).__name__}")
+        content_type = request.headers.get("Content-Type", "")
+        if content_type != _JSON:
+            return _error(400, f'Unsupported content type "{content_type}", only "{_JSON}" is supported')
+        try:
+            review = decode_review(body)
+        except (ValueError, RecursionError) as error:
+            return _error(400, f"Could not deserialize request: {_cause(error)}")
+        if review.request is None:
+            return _error(400, "Malformed admission review request: request body is nil")
+        verdict = await self._verdict(review.request)
+        return web.Response(body=_answer(review, review.request, verdict), content_type=_JSON)
 
     async def _verdict(self, request: AdmissionRequest) -> Verdict:
         verdict = (
             await self._judged(request) if request.is_new_pod else Verdict(held=False, reason="not-a-pod")
         )
         if not request.dryRun:
-            _DECISIONS.labels(_decision(verdict), verdict.reason).inc()
+            ADMISSIONS.tally.decisions[_decision(verdict), verdict.reason] += 1
         return verdict
 
     async def _judged(self, request: AdmissionRequest) -> Verdict:

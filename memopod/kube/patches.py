@@ -1,9 +1,11 @@
 """JSON patches (RFC 6902) that fit the object they are made for."""
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 
+@lru_cache(maxsize=1024)
 def escape(token: str) -> str:
     """A key as a token of a JSON pointer (RFC 6901): `a/b` becomes `a~1b`."""
     return token.replace("~", "~0").replace("/", "~1")

@@ -71,9 +71,10 @@ def base_components(step: Step, ignored: frozenset[str] = frozenset()) -> dict[s
     `ignored` are names of containers that do not count.
     """
     counted = counted_containers(step, ignored)
+    volumes = counted_volumes(step.pod, counted)
     components: dict[str, Any] = {
-        "volumes": counted_volumes(step.pod, counted),
-        "downward": _downward(step, counted),
+        "volumes": volumes,
+        "downward": _downward(step, counted, volumes),
         "result": step.wants_result,
         "salt": step.annotations.get(names.SALT, ""),
     }
@@ -123,9 +124,10 @@ def _escaped(part: str) -> str:
 
 def _is_argos(container: Mapping[str, Any]) -> bool:
     """Argo's own run `argoexec` itself; a user's container of that name is wrapped by its emissary."""
+    if container.get("name") not in _ARGOS_CONTAINERS:
+        return False
     command = [str(word) for word in container.get("command") or ()]
-    is_executor = bool(command) and command[0].endswith("argoexec") and command[1:2] != ["emissary"]
-    return container.get("name") in _ARGOS_CONTAINERS and is_executor
+    return bool(command) and command[0].endswith("argoexec") and command[1:2] != ["emissary"]
 
 
 def _template(template: Mapping[str, Any] | None) -> Iterator[tuple[str, Any]]:
@@ -180,7 +182,9 @@ def _is_run_environment(variable: Mapping[str, Any]) -> bool:
     return variable.get("name") in _RUN_ENVIRONMENT
 
 
-def _downward(step: Step, counted: Sequence[Mapping[str, Any]]) -> list[Any]:
+def _downward(
+    step: Step, counted: Sequence[Mapping[str, Any]], volumes: Sequence[Mapping[str, Any]]
+) -> list[Any]:
     """Values of excluded fields that the step reads through the downward API.
 
     The run's identity (its names, UIDs, addresses and node) is left out: it differs in each run, and
@@ -189,9 +193,9 @@ def _downward(step: Step, counted: Sequence[Mapping[str, Any]]) -> list[Any]:
     values: list[Any] = []
     for container in counted:
         for variable in container.get("env") or ():
-            if not _is_run_environment(variable):
-                values += _field_values(step, variable.get("valueFrom") or {}, container)
-    for volume in counted_volumes(step.pod, counted):
+            if variable.get("valueFrom") and not _is_run_environment(variable):
+                values += _field_values(step, variable["valueFrom"], container)
+    for volume in volumes:
         for item in _downward_items(volume):
             values += _field_values(step, item, None)
     return values

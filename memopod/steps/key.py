@@ -20,7 +20,7 @@ from memopod.steps.argo import Step
 from memopod.steps.components import base_components, counted_containers
 from memopod.steps.framing import canonical, frame
 from memopod.steps.locations import KINDS, kind_of
-from memopod.steps.volumes import unknown_volumes
+from memopod.steps.volumes import counted_volumes, unknown_volumes
 
 KEY_VERSION = 2
 """Version of the rules. Keys of different versions never match."""
@@ -98,10 +98,10 @@ def check_keyable(step: Step, rules: KeyRules = KeyRules()) -> None:
 
     An offloaded template is checked as far as the Pod tells; check again once it was read.
     """
-    if step.annotations.get(names.ALLOW_VOLUMES) != "true" and unknown_volumes(
-        step.pod, counted_containers(step, rules.ignored_containers)
-    ):
-        raise Unkeyable("volume")
+    if step.annotations.get(names.ALLOW_VOLUMES) != "true":
+        counted = counted_containers(step, rules.ignored_containers)
+        if unknown_volumes(counted_volumes(step.pod, counted)):
+            raise Unkeyable("volume")
     template = step.template
     if template is None:
         return

@@ -37,13 +37,9 @@ def counted_volumes(
     return sorted(volumes, key=lambda volume: str(volume.get("name")))
 
 
-def unknown_volumes(pod: Mapping[str, Any], containers: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Names of mounted volumes whose content no key can hold: claims, hostPath, NFS, inline CSI, ..."""
-    return [
-        str(volume.get("name"))
-        for volume in counted_volumes(pod, containers)
-        if not (volume.keys() - {"name"}) <= _KNOWN_SOURCES
-    ]
+def unknown_volumes(counted: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Names of those `counted_volumes` whose content no key can hold: claims, hostPath, NFS, CSI, ..."""
+    return [str(volume.get("name")) for volume in counted if not (volume.keys() - {"name"}) <= _KNOWN_SOURCES]
 
 
 def counted_mounts(pod: Mapping[str, Any], mounts: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -51,6 +47,8 @@ def counted_mounts(pod: Mapping[str, Any], mounts: Sequence[Mapping[str, Any]]) 
 
     Mounts of input artifacts count: which of them is where is Argo's to say, but also podSpecPatch's.
     """
+    if not mounts:
+        return []
     volumes = {volume.get("name"): volume for volume in pod["spec"].get("volumes") or ()}
     return [mount for mount in mounts if not _is_added(pod, volumes.get(mount.get("name")), mount)]
 
@@ -73,11 +71,11 @@ def _is_argos(pod: Mapping[str, Any], volume: Mapping[str, Any]) -> bool:
 
 def _is_token(volume: Mapping[str, Any]) -> bool:
     """Whether the API server added the volume: by its name, and by having nothing that others lack."""
+    if not str(volume.get("name", "")).startswith("kube-api-access-"):
+        return False
     sources = (volume.get("projected") or {}).get("sources") or ()
-    return (
-        str(volume.get("name", "")).startswith("kube-api-access-")
-        and any("serviceAccountToken" in source for source in sources)
-        and all(_is_of_token(source) for source in sources)
+    return any("serviceAccountToken" in source for source in sources) and all(
+        _is_of_token(source) for source in sources
     )
 
 

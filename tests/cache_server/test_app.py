@@ -6,12 +6,13 @@ import os
 import signal
 import sqlite3
 import sys
+from pathlib import Path
 
 import aiohttp
 import pytest
 
 from cache_server.finish import is_held
-from memopod.kube import LEASES, MUTATING_WEBHOOKS, PODS, Client
+from memopod.kube import LEASES, MUTATING_WEBHOOKS, PODS, ApiError, Client
 from memopod.steps import names
 
 OUTPUTS = {"parameters": [{"name": "Output", "value": "hello", "valueFrom": {"path": "/tmp/o"}}]}
@@ -221,6 +222,60 @@ async def test_kubeflows_arguments_and_environment_are_enough(cluster, mariadb, 
         assert await server.stop() == 0
     assert "hello" not in "".join(server.lines)
     assert mariadb.password not in "".join(server.lines)
+
+
+async def test_several_processes_answer_on_one_port_and_are_counted_as_one(cluster, flags, argo):
+    async with Process.start(*flags, "--processes", "3") as server:
+        await register(cluster, server.ports["port"])
+        await server.ready()
+        pid = server.process.pid
+        workers = webhooks(pid)
+        assert len(workers) == 2
+        for _ in range(4):
+            assert is_held(await argo())
+        os.kill(workers[0], signal.SIGKILL)
+
+        async def replaced():
+            now = webhooks(pid)
+            return len(now) == 2 and workers[0] not in now
+
+        await until(replaced, 30)
+        await server.ready()
+        # The first process hangs: nobody else may hold Pods for it.
+        server.process.send_signal(signal.SIGSTOP)
+
+        async def nobody_holds():
+            with contextlib.suppress(ApiError):
+                return not is_held(await argo())
+
+        await until(nobody_holds, 60)
+        server.process.send_signal(signal.SIGCONT)
+        workers = webhooks(pid)
+        assert await server.stop() == 0
+    assert not any(lives(worker) for worker in workers)
+
+
+def lives(pid):
+    return Path(f"/proc/{pid}").exists()
+
+
+def webhooks(pid):
+    """Process ids of the processes that only answer."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(c) for c in children if b"spawn_main" in Path(f"/proc/{c}/cmdline").read_bytes()]
+
+
+async def test_when_the_first_process_dies_the_others_end(cluster, flags):
+    async with Process.start(*flags, "--processes", "2") as server:
+        await server.ready()
+        (worker,) = webhooks(server.process.pid)
+        server.process.kill()
+        await server.process.wait()
+
+        async def gone():
+            return not lives(worker)
+
+        await until(gone, 30)
 
 
 async def test_without_a_live_leader_pods_are_not_held(cluster, flags, argo):

@@ -1,0 +1,331 @@
+"""How many admissions a webhook answers, beside a server that only reads and allows.
+
+    make bench-webhook                 (all parts, about ten minutes)
+    make bench-webhook ARGS=gate       (or processes, placeholder, memory)
+
+The load generator is wrk, on the same machine: 16 connections, TLS, keep-alive. With one process, server and
+generator have a core each. Floor and webhook take turns, three rounds, and medians are compared.
+"""
+
+import argparse
+import asyncio
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import quote
+
+from reviews import held, salted, with_managed_fields, write
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from sqlalchemy import insert
+
+from cache_server.artifacts import Artifacts
+from cache_server.entries import Entry, open_entries
+from cache_server.entries.creation import ensure_database
+from cache_server.entries.rows import to_row
+from cache_server.entries.schema import entries as table
+from cache_server.identity import Identifier
+from memopod.kube import Client
+from memopod.sandbox.certificates import prepare_state
+from memopod.sandbox.ports import free_ports
+from memopod.steps import Outputs, read_step
+from memopod.steps.key import KEY_VERSION, KeyRules
+from memopod.steps.outputs import declared
+
+HERE = Path(__file__).parent
+CONNECTIONS, WARM = 16, 1
+SECONDS, ROUNDS = int(os.environ.get("SECONDS", "4")), int(os.environ.get("ROUNDS", "3"))
+STORED = int(os.environ.get("STORED", "200000"))
+HIT_KEYS, MEMORY_KEYS = STORED // 20, 500
+ADMISSIONS = int(os.environ.get("ADMISSIONS", "1000000"))
+NAMESPACE = "kubeflow"
+console = Console(width=max(110, Console().width))
+
+
+@dataclass
+class Measured:
+    rate: float
+    p50: float
+    p99: float
+    errors: int
+
+    @classmethod
+    def median(cls, all_):
+        return cls(
+            *(statistics.median(getattr(m, f) for m in all_) for f in ("rate", "p50", "p99", "errors"))
+        )
+
+
+class Bench:
+    def __init__(self, folder):
+        self.folder = folder
+        self.files = prepare_state(folder / "state", 1)
+        self.cores = sorted(os.sched_getaffinity(0))
+
+    @contextmanager
+    def server(self, mode, *, processes=1, **options):
+        (port,) = free_ports(1)
+        command = [
+            sys.executable, str(HERE / "server.py"), mode, f"--port={port}", f"--processes={processes}",
+            f"--cert={self.files.cache_server.certificate}", f"--key={self.files.cache_server.key}",
+            *(f"--{name}={value}" for name, value in options.items()),
+        ]  # fmt: skip
+        if processes == 1 and len(self.cores) > 1:
+            command = ["taskset", "-c", str(self.cores[0]), *command]
+        process = subprocess.Popen(command)
+        try:
+            self.wait(port, process)
+            yield port, process
+        finally:
+            process.terminate()
+            process.wait(30)
+
+    @staticmethod
+    def wait(port, process):
+        ask = ["curl", "-sk", "--max-time", "2", f"https://127.0.0.1:{port}/mutate"]
+        deadline = time.monotonic() + 60
+        while subprocess.run(ask, capture_output=True, check=False).returncode:
+            assert process.poll() is None, "the server ended"
+            assert time.monotonic() < deadline, "the server does not answer"
+            time.sleep(0.1)
+
+    def load(self, port, bodies, *, seconds=SECONDS, salts=0, pinned=True):
+        command = [
+            "wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", str(HERE / "load.lua"),
+            f"https://127.0.0.1:{port}/mutate",
+        ]  # fmt: skip
+        if pinned and len(self.cores) > 1:
+            command = ["taskset", "-c", str(self.cores[1]), *command]
+        environ = {**os.environ, "BODIES": str(bodies), "SALTS": str(salts)}
+        done = subprocess.run(command, capture_output=True, text=True, env=environ, check=False)
+        (line,) = [line for line in done.stdout.splitlines() if line.startswith("RESULT")] or [done.stderr]
+        requests, micros, p50, p99, errors = map(int, line.split()[1:])
+        return Measured(requests / micros * 1e6, p50 / 1000, p99 / 1000, errors)
+
+    def compare(self, variants):
+        """`name -> (port, bodies, salts, pinned)`: each in turn, `ROUNDS` times; medians by name."""
+        found = {name: [] for name in variants}
+        for round_ in range(ROUNDS):
+            for name, (port, bodies, salts, pinned) in variants.items():
+                if round_ == 0:
+                    self.load(port, bodies, seconds=WARM, salts=salts, pinned=pinned)
+                found[name].append(self.load(port, bodies, salts=salts, pinned=pinned))
+        return {name: Measured.median(all_) for name, all_ in found.items()}
+
+
+def show(title, rows, floor):
+    out = Table(
+        "", "requests/s", "of the floor", "p50 ms", "p99 ms", "errors", title=title, title_justify="left"
+    )
+    for name, m in rows.items():
+        out.add_row(
+            name,
+            f"{m.rate:,.0f}",
+            f"{m.rate / floor.rate:.2f}",
+            f"{m.p50:.2f}",
+            f"{m.p99:.2f}",
+            f"{m.errors:g}",
+        )
+    console.print(out)
+
+
+def gate(bench):
+    plain, managed = bench.folder / "plain", bench.folder / "managed"
+    sizes = write(held(), plain), write(((n, with_managed_fields(r)) for n, r in held()), managed)
+    with bench.server("floor") as (floor, _), bench.server("gate") as (port, _):
+        found = bench.compare({
+            "floor": (floor, plain, 0, True), "gate": (port, plain, 0, True),
+            "floor, managedFields": (floor, managed, 0, True),
+            "gate, managedFields": (port, managed, 0, True),
+        })  # fmt: skip
+    for kind, size in zip(("", ", managedFields"), sizes, strict=True):
+        rows = {name: found[name] for name in (f"floor{kind}", f"gate{kind}")}
+        show(f"gate mode, one process, {size:,} bytes a review", rows, rows[f"floor{kind}"])
+
+
+def processes(bench):
+    plain = bench.folder / "plain-processes"
+    size = write(held(), plain)
+    with bench.server("gate", processes=1) as (one, _), bench.server("gate", processes=2) as (two, _):
+        found = bench.compare({"one": (one, plain, 0, True), "two": (two, plain, 0, False)})
+    show(f"gate mode, processes on one port, {size:,} bytes a review (ratio: to one)", found, found["one"])
+
+
+@contextmanager
+def mariadb(folder):
+    """A server of this benchmark's own, as the tests start one."""
+    from tests import conftest
+
+    class Factory:
+        def getbasetemp(self):
+            return folder
+
+    start = conftest.mariadb
+    generator = getattr(start, "__wrapped__", None) or start._get_wrapped_function()  # noqa: SLF001
+    made = generator(Factory())
+    server = next(made)
+    try:
+        yield f"mysql://{server.user}:{quote(server.password, safe='')}@127.0.0.1:{server.port}/bench"
+    finally:
+        next(made, None)
+
+
+@contextmanager
+def redis():
+    (port,) = free_ports(1)
+    process = subprocess.Popen(["redis-server", "--port", str(port), "--save", "", "--bind", "127.0.0.1"],
+                               stdout=subprocess.DEVNULL)  # fmt: skip
+    try:
+        yield f"redis://127.0.0.1:{port}/0"
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@contextmanager
+def api_server(folder):
+    (port,) = free_ports(1)
+    command = [sys.executable, "-m", "memopod.sandbox.apiserver", "--state", str(folder / "api")]
+    process = subprocess.Popen([*command, "--listen-port", str(port)], stderr=subprocess.DEVNULL)
+    path = folder / "api" / "kubeconfig"
+    try:
+        while subprocess.run(
+            ["curl", "-sk", f"https://127.0.0.1:{port}/readyz"], capture_output=True, check=False
+        ).returncode:
+            assert process.poll() is None, "the API server ended"
+            time.sleep(0.1)
+        yield str(path)
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def simple():
+    """Reviews of steps that read and write no artifact: their keys need nothing but the Pod."""
+    for name, review in held():
+        step = read_step(review["request"]["object"], namespace=NAMESPACE)
+        template = step.template or {}
+        artifacts = declared(template, "artifacts") or (template.get("inputs") or {}).get("artifacts")
+        if not artifacts and not step.wants_result and step.template is not None:
+            review["request"]["namespace"] = NAMESPACE
+            review["request"]["object"]["metadata"]["namespace"] = NAMESPACE
+            yield name, salted(review)
+
+
+async def fill(url, kubeconfig):
+    """`STORED` entries, of which `HIT_KEYS` are those of the reviews with a salt from 0 on."""
+    await ensure_database(url)
+    reviews = [review["request"]["object"] for _, review in simple()]
+    async with (
+        open_entries(url) as opened,
+        Client.from_kubeconfig(kubeconfig) as client,
+        opened.database.engine.connect() as connection,
+    ):
+        identifier = Identifier(client, Artifacts.from_settings(()), opened, KeyRules())
+        rows = []
+        for number in track(range(STORED), "entries", console=console, transient=True):
+            pod = reviews[number % len(reviews)]
+            pod["metadata"]["annotations"]["memopod.io/salt"] = f"{number // len(reviews):012d}"
+            step = read_step(pod, namespace=NAMESPACE)
+            hit = number < HIT_KEYS * len(reviews)
+            key = (await identifier.identify(step)).key.digest if hit else uuid.uuid4().hex * 2
+            rows.append(to_row(entry_of(step, key)))
+            if len(rows) == 1000:
+                await connection.execute(insert(table), rows)
+                await connection.commit()
+                rows.clear()
+
+
+def entry_of(step, key):
+    now = datetime.now(UTC)
+    values = {str(p["name"]): "value" for p in declared(step.template or {}, "parameters")}
+    return Entry(
+        id=uuid.uuid4().hex, namespace=NAMESPACE, key=key, key_version=KEY_VERSION, components={},
+        template_name=step.template_name, workflow="w", workflow_uid="u", node_id="n", pod_name="p",
+        pod_uid=uuid.uuid4().hex, image_id="", outputs=Outputs(parameters=values), execution_id=None,
+        started_at=now, finished_at=now, recorded_at=now,
+    )  # fmt: skip
+
+
+def placeholder(bench):
+    bodies = bench.folder / "simple"
+    size = write(simple(), bodies)
+    with mariadb(bench.folder) as url, redis() as shared, api_server(bench.folder) as kubeconfig:
+        asyncio.run(fill(url, kubeconfig))
+        options = {"kubeconfig": kubeconfig, "database": url}
+        with (
+            bench.server("floor") as (floor, _),
+            bench.server("placeholder", **options) as (port, _),
+            bench.server("placeholder", redis=shared, **options) as (port2, _),
+        ):
+            found = bench.compare({
+                "floor": (floor, bodies, 0, True),
+                f"MariaDB, hits over {HIT_KEYS:,} keys": (port, bodies, HIT_KEYS, True),
+                "MariaDB, misses": (port, bodies, 0, True),
+                f"Redis in front, hits over {HIT_KEYS:,} keys": (port2, bodies, HIT_KEYS, True),
+                "Redis in front, misses": (port2, bodies, 0, True),
+                f"from memory, hits over {MEMORY_KEYS:,} keys": (port, bodies, MEMORY_KEYS, True),
+            })  # fmt: skip
+    show(f"placeholder mode, {STORED:,} entries, {size:,} bytes a review", found, found["floor"])
+
+
+def memory(bench):
+    plain = bench.folder / "plain-memory"
+    write(held(), plain)
+    with bench.server("gate") as (port, process):
+        out = Table("admissions", "resident MB", title="memory of a replica", title_justify="left")
+        total = 0.0
+        while total < ADMISSIONS:
+            out.add_row(f"{total:,.0f}", f"{resident(process.pid):.1f}")
+            seconds = 20
+            total += bench.load(port, plain, seconds=seconds).rate * seconds
+        out.add_row(f"{total:,.0f}", f"{resident(process.pid):.1f}")
+    console.print(out)
+
+
+def resident(pid):
+    """Megabytes."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0]) / 1000
+
+
+PARTS = {"gate": gate, "processes": processes, "placeholder": placeholder, "memory": memory}
+
+
+def machine():
+    info = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((line.partition(":")[2].strip() for line in info if line.startswith("model name")), "")
+    return (
+        f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, {model}, Python {platform.python_version()}"
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=[])
+    parts = parser.parse_args().parts or list(PARTS)
+    missing = [program for program in ("wrk", "curl", "taskset") if not shutil.which(program)]
+    if missing:
+        sys.exit(f"bench-webhook needs {', '.join(missing)} (Debian packages wrk, curl, util-linux)")
+    console.print(machine())
+    with tempfile.TemporaryDirectory(prefix="memopod-bench-", ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o755)
+        for part in parts:
+            PARTS[part](Bench(Path(folder)))
+
+
+if __name__ == "__main__":
+    main()

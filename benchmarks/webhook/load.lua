@@ -1,0 +1,25 @@
+-- Sends the reviews of the folder BODIES in turn. Where a body holds SALT, each request gets a number there:
+-- of SALTS different ones, or a new one each time where SALTS is 0.
+local bodies, count, turn = {}, 0, 0
+local salts = tonumber(os.getenv("SALTS") or "0")
+for path in io.popen("ls " .. os.getenv("BODIES") .. "/*.json"):lines() do
+  local text = io.open(path):read("*a")
+  local at = text:find("SALTSALTSALT", 1, true)
+  count = count + 1
+  bodies[count] = at and { text:sub(1, at - 1), text:sub(at + 12) } or { text }
+end
+-- Another run does not repeat the numbers of this one.
+local first = salts > 0 and 0 or os.time() % 100000 * 1000000
+function request()
+  turn = turn + 1
+  local body = bodies[turn % count + 1]
+  local number = salts > 0 and (turn * 7919) % salts or turn
+  local text = body[2] and body[1] .. string.format("%012d", first + number) .. body[2] or body[1]
+  return wrk.format("POST", "/mutate", { ["Content-Type"] = "application/json" }, text)
+end
+function done(summary, latency)
+  local errors = summary.errors
+  io.write(string.format("RESULT %d %d %d %d %d\n", summary.requests, summary.duration,
+    latency:percentile(50), latency:percentile(99),
+    errors.connect + errors.read + errors.write + errors.status + errors.timeout))
+end
