@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cache_server.artifacts import Artifacts
-from cache_server.entries import Entries
+from cache_server.entries import Entries, Entry
 from cache_server.webhook import decode_template
 from memopod.kube import CONFIG_MAPS, Client, Forbidden, NotFound
 from memopod.steps import Step, names
@@ -20,6 +20,7 @@ from memopod.steps.inputs import (
     offload_name,
 )  # fmt: skip
 from memopod.steps.key import KeyRules, Unkeyable, entry_key, evidence, with_template
+from memopod.steps.locations import Location
 from memopod.steps.times import to_text
 
 
@@ -99,9 +100,18 @@ class Identifier:
             if state.etag:
                 return ["version", location.endpoint, location.uri, state.etag, state.size], written
         producer = await self._entries.producer(step.namespace, location)
-        if producer is not None:
+        if producer is not None and _stands_alone(producer, location):
             return ["produced", location.endpoint, location.uri, producer.id], None
         raise Unkeyable("input-unknown")
+
+
+def _stands_alone(producer: Entry, location: Location) -> bool:
+    """Whether the artifact was recorded without an object store, as one that nobody else can write over.
+
+    One that a store described was trusted for its ETag, and that cannot be compared here.
+    """
+    found = [a for a in producer.outputs.artifacts if a.location == location]
+    return all(a.etag is None and a.digest is None for a in found)
 
 
 def _version(config_map: Mapping[str, Any] | None) -> list[Any]:

@@ -22,6 +22,7 @@ from cache_server.recording import (
     NotRecordable,
     check_evidence,
     check_lifetime,
+    check_place,
     check_unwritten,
     execution_of,
     is_candidate,
@@ -126,7 +127,9 @@ class Recorder:
         if outputs is None:
             return "incomplete"
         outputs = await self._described(select_declared(identity.step, outputs), execution)
-        check_lifetime(identity.step, await self._workflow(identity.step))
+        workflow = await self._workflow(identity.step)
+        check_lifetime(identity.step, workflow)
+        check_place(outputs, workflow)
         if not self._leads():
             return "not-leading"
         if await self._audit(identity, outputs):

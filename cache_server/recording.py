@@ -6,9 +6,14 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from memopod.steps import Step, names
-from memopod.steps.outputs import declared
+from memopod.steps.outputs import Outputs, declared
 from memopod.steps.times import from_text
 
+_SCHEDULED = (
+    "workflows.argoproj.io/cron-workflow",
+    "scheduledworkflows.kubeflow.org/scheduledWorkflowName",
+)
+"""Labels of Workflows that a schedule made: their names end in a time, or in a count and a digest."""
 _GARBAGE_COLLECTED = ("OnWorkflowCompletion", "OnWorkflowDeletion")
 
 
@@ -93,6 +98,31 @@ def check_unwritten(execution: Execution, modified: datetime) -> None:
     """
     if modified > execution.ended_at + CLOCK_TOLERANCE:
         raise NotRecordable("an output artifact was written after the step had ended")
+
+
+def check_place(outputs: Outputs, workflow: Mapping[str, Any] | None) -> None:
+    """Raise NotRecordable if another run may write, or may have written, over an output artifact unseen.
+
+    Keys hold the names of Workflow and Pod. Where an object store can be asked, its ETag tells of a later
+    write; where none can, only a name that no other Workflow ever gets keeps the place to this run.
+    """
+    unseen = any(a.etag is None and a.digest is None for a in outputs.artifacts)
+    if unseen and not _has_a_name_of_its_own(workflow or {"metadata": {}}):
+        raise NotRecordable(
+            "no object store can be asked about an output artifact, and another Workflow of the same name "
+            "could write over it: the name was not generated"
+        )
+
+
+def _has_a_name_of_its_own(workflow: Mapping[str, Any]) -> bool:
+    """Whether the API server made the name up, or a schedule did, from the time."""
+    metadata = workflow["metadata"]
+    prefix = metadata.get("generateName")
+    generated = bool(prefix) and str(metadata.get("name", "")).removeprefix(prefix) not in (
+        "",
+        metadata["name"],
+    )
+    return generated or any(label in (metadata.get("labels") or {}) for label in _SCHEDULED)
 
 
 def check_lifetime(step: Step, workflow: Mapping[str, Any] | None) -> None:

@@ -1,19 +1,22 @@
 """Inputs in an S3 store (moto's server), at keys that anybody may write over."""
 
 import io
+import uuid
+from datetime import UTC, datetime
 
 import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
 from cache_server.artifacts import Artifacts
-from cache_server.entries import open_entries
+from cache_server.entries import Entry, open_entries
 from cache_server.identity import Identifier
-from memopod.steps import names, read_step
+from memopod.steps import Location, OutputArtifact, Outputs, names, read_step
 from memopod.steps.key import KeyRules, Unkeyable
 
 KEY, BUCKET = "datasets/train.csv", "mlpipeline"
 OTHERS = "default, keyed, full"
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
 PART = 5 * 1024 * 1024
 
 
@@ -132,6 +135,53 @@ async def test_a_place_that_was_written_over_and_back_has_the_same_key_and_other
     again = await identify()
     assert again.key.digest == first.key.digest
     assert again.evidence != first.evidence
+
+
+def producer(key, **told):
+    location = Location("s3", "minio-service.kubeflow:9000", BUCKET, key)
+    artifact = OutputArtifact(name="out", location=location, reported={}, **told)
+    return Entry(
+        id=uuid.uuid4().hex, namespace="kubeflow", key=uuid.uuid4().hex, key_version=1, components={},
+        template_name="t", workflow="run-x7k2p", workflow_uid="u", node_id="n", pod_name="run-x7k2p-1",
+        pod_uid=uuid.uuid4().hex, image_id="", outputs=Outputs(parameters={}, artifacts=(artifact,)),
+        execution_id=None, started_at=NOW, finished_at=NOW, recorded_at=NOW,
+    )  # fmt: skip
+
+
+async def without_a_store(sample, entries, key):
+    pod = sample("4.1.2", "artifacts.use.pod")
+    only_outside(pod)
+    for variable in pod["spec"]["initContainers"][0]["env"]:
+        if variable["name"] == "ARGO_TEMPLATE":
+            variable["value"] = variable["value"].replace(KEY, key)
+    return (await Identifier(None, Artifacts({}), entries, KeyRules()).identify(read_step(pod))).key.digest
+
+
+async def test_where_no_store_tells_an_input_is_told_by_the_entry_that_produced_it(sample, entries):
+    key = "artifacts/run-x7k2p/out.tgz"
+    with pytest.raises(Unkeyable, match="input-unknown"):
+        await without_a_store(sample, entries, key)
+    first = producer(key)
+    await entries.put(first)
+    told = await without_a_store(sample, entries, key)
+    assert told == await without_a_store(sample, entries, key)
+    await entries.retire(first.id, "test")
+    await entries.put(producer(key))
+    assert await without_a_store(sample, entries, key) != told
+
+
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [
+        ("artifacts/latest/out.tgz", {}),
+        ("artifacts/prefix-run-x7k2p/out.tgz", {}),
+        ("artifacts/run-x7k2p/out.tgz", {"etag": "1", "size": 1}),
+    ],
+)
+async def test_a_place_that_others_may_write_to_tells_nothing_without_a_store(sample, entries, key, told):
+    await entries.put(producer(key, **told))
+    with pytest.raises(Unkeyable, match="input-unknown"):
+        await without_a_store(sample, entries, key)
 
 
 def marks(pod):

@@ -6,10 +6,11 @@ from cache_server.recording import (
     NotRecordable,
     check_evidence,
     check_lifetime,
+    check_place,
     execution_of,
     is_candidate,
 )
-from memopod.steps import names, read_step
+from memopod.steps import Location, OutputArtifact, Outputs, names, read_step
 
 VERSIONS = ["3.4.17", "3.5.15", "3.7.18", "4.0.10", "4.1.2"]
 
@@ -120,3 +121,33 @@ def test_a_workflow_templates_collection_counts_too(sample):
     workflow["status"]["storedWorkflowTemplateSpec"]["artifactGC"] = {"strategy": "OnWorkflowDeletion"}
     with pytest.raises(NotRecordable, match="deletes an output"):
         check_lifetime(step, workflow)
+
+
+def put_out(**told):
+    location = Location("s3", "minio:9000", "b", "train/train-1/model")
+    return Outputs(
+        parameters={}, artifacts=(OutputArtifact(name="m", location=location, reported={}, **told),)
+    )
+
+
+@pytest.mark.parametrize(
+    ("metadata", "own"),
+    [
+        ({"name": "train-x7k2p", "generateName": "train-"}, True),
+        ({"name": "train-1764000000", "labels": {"workflows.argoproj.io/cron-workflow": "train"}}, True),
+        ({"name": "train"}, False),
+        ({"name": "train", "generateName": "other-"}, False),
+        ({"name": "train-", "generateName": "train-"}, False),
+        ({"name": "train", "generateName": ""}, False),
+    ],
+)
+def test_where_no_store_tells_the_workflows_name_must_be_its_own(metadata, own):
+    workflow = {"metadata": metadata}
+    check_place(put_out(etag="1"), workflow)
+    check_place(put_out(digest="md5:1"), workflow)
+    check_place(Outputs(parameters={"p": "1"}), None)
+    if own:
+        check_place(put_out(), workflow)
+    else:
+        with pytest.raises(NotRecordable, match="of the same name"):
+            check_place(put_out(), workflow)
