@@ -26,6 +26,7 @@ _COMMANDS = {
     "metadata-writer": ("memopod.cli.services", "metadata_writer"),
     "metadata-store": ("memopod.cli.services", "metadata_store"),
     "metadata-guard": ("memopod.cli.services", "metadata_guard"),
+    "store": ("memopod.cli.store", "app"),
     "envoy": ("memopod.cli.envoy", "app"),
 }
 _SERVICES = ("cache-server", "cache-janitor", "metadata-writer", "metadata-store", "metadata-guard")
