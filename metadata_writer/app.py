@@ -6,7 +6,7 @@ import socket
 import sys
 import uuid
 from collections.abc import Coroutine, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -19,7 +19,11 @@ from metadata_writer.recorder import Recorder
 from metadata_writer.settings import Settings
 from metadata_writer.shards import Shards
 from metadata_writer.store_probe import StoreProbe
+from metadata_writer.unresolved import Unresolved
 from metadata_writer.writer import Options, Writer
+
+if TYPE_CHECKING:
+    from metadata_writer.lineage_events import LineageEvents
 
 _log = structlog.get_logger()
 
@@ -49,11 +53,16 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
     ):
         probe, recorder = StoreProbe(store), Recorder(store)
         shards = Shards(settings.shards)
+        helping = [probe.run(), Unresolved(store, recorder, shards).run(probe.up)]
+        events = _openlineage(settings.openlineage)
+        if events is not None:
+            helping.append(events.run())
         options = Options(
             live_bytes=settings.live_mebibytes << 20,
             gone_bytes=settings.gone_mebibytes << 20,
             batch=settings.batch,
             marking=Marking(settings.label_pods),
+            recorded=events.send if events is not None else None,
         )
         writer = Writer(client, recorder, probe, shards, options)
         pods, workflows, results = informers(client, settings.namespace or None, writer)
@@ -69,11 +78,17 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         _log.info("recording", store=settings.store, namespace=settings.namespace, health_port=port)
         following = [i.run() for i in (workflows, results, pods)]
         try:
-            await _run(
-                settings, stop, writer, following, [probe.run()], _elect(settings, client, shards, writer)
-            )
+            await _run(settings, stop, writer, following, helping, _elect(settings, client, shards, writer))
         finally:
             await health.stop()
+
+
+def _openlineage(target: str) -> "LineageEvents | None":
+    if not target:
+        return None
+    from metadata_writer.lineage_events import LineageEvents  # the client library takes a while to load
+
+    return LineageEvents(target)
 
 
 def informers(client: Client, namespace: str | None, writer: Writer) -> tuple[Informer, Informer, Informer]:

@@ -16,6 +16,12 @@ FETCHED = Counter(
     "memopod_writer_fetches", "Objects asked of the API server since they were not kept.", ["kind"]
 )
 OFFLOADED = Counter("memopod_writer_outputs_offloaded", "Steps whose outputs are in Argo's own database.")
+UNRESOLVED = Gauge(
+    "memopod_writer_steps_unresolved", "Steps that lack an artifact, at the last round through the store."
+)
+EVENTS = Counter(
+    "memopod_writer_openlineage_events", "OpenLineage events by what became of them.", ["outcome"]
+)
 KEPT = Gauge("memopod_writer_kept_bytes", "Objects kept for steps that are not recorded in full.")
 OLDEST = Gauge("memopod_writer_oldest_waiting_seconds", "How long the step waits that waits longest.")
 QUEUE = Gauge("memopod_writer_queue_depth", "Steps that wait to be recorded.")

@@ -51,6 +51,11 @@ class Settings:
         1,
         "Shares of the namespaces, by their names' hashes, each with its leader; the same for all replicas.",
     )
+    openlineage: str = setting(
+        "",
+        "URL that takes OpenLineage events by POST (http://marquez:5000/api/v1/lineage), or a file to which "
+        "they are appended; empty for none.",
+    )
     store_timeout: float = setting(10.0, "Seconds that one call of the store may take.")
     drain_timeout: float = setting(
         10.0, "Seconds to record what is queued after SIGTERM; what is left is found again at the next start."

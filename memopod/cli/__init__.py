@@ -24,6 +24,7 @@ _COMMANDS = {
     "cache-server": ("memopod.cli.services", "cache_server"),
     "cache-janitor": ("memopod.cli.services", "cache_janitor"),
     "metadata-writer": ("memopod.cli.services", "metadata_writer"),
+    "writer": ("memopod.cli.writer", "app"),
     "metadata-store": ("memopod.cli.services", "metadata_store"),
     "metadata-guard": ("memopod.cli.services", "metadata_guard"),
     "store": ("memopod.cli.store", "app"),

@@ -1,0 +1,128 @@
+"""Joins steps to artifacts that were not known when they were recorded, however long ago that was.
+
+The store itself remembers who lacks what: an execution names the artifacts it could not be joined to, and
+their places. So nothing is lost when Pod, Workflow and writer are gone. What was never recorded (a file
+that somebody put there) stays unresolved, and costs one question in each round.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+import msgspec
+import structlog
+from ml_metadata.proto import metadata_store_pb2 as mlmd
+from ml_metadata.proto import metadata_store_service_pb2 as service
+
+from memopod.mlmd import StoreClient, StoreError, from_properties, list_all
+from metadata_writer import metrics
+from metadata_writer.graph import PLACES, UNRESOLVED_INPUTS, UNRESOLVED_OUTPUTS
+from metadata_writer.recorder import Recorder, Wish
+from metadata_writer.records import UNTYPED, Input, Output, Run, State, StepRecord, Value
+from metadata_writer.shards import Shards
+
+_EVERY: Final = 60.0
+"""Seconds between rounds: whoever is here was tried for three minutes already."""
+_TOGETHER: Final = 100
+"""Steps whose places are asked for at once."""
+_FILTER: Final = " OR ".join(f"custom_properties.{name}.string_value != ''" for name in PLACES.values())
+
+
+class Unresolved:
+    """Goes round through the store, for the namespaces that this replica writes."""
+
+    def __init__(self, store: StoreClient, recorder: Recorder, shards: Shards) -> None:
+        self._store = store
+        self._recorder = recorder
+        self._shards = shards
+        self._log = structlog.get_logger()
+
+    async def run(self, up: asyncio.Event) -> None:
+        """Go round until cancelled, while the store is `up`."""
+        while True:
+            await up.wait()
+            try:
+                await self.round()
+            except StoreError as error:
+                self._log.warning("unresolved artifacts were not looked for", error=str(error))
+            await asyncio.sleep(_EVERY)
+
+    async def round(self) -> int:
+        """Look for all artifacts that are not known yet; how many steps were joined to some."""
+        joined = lacking = 0
+        records: list[StepRecord] = []
+        async for record in self._lacking():
+            lacking += 1
+            records.append(record)
+            if len(records) == _TOGETHER:
+                joined += await self._join(records)
+                records = []
+        joined += await self._join(records)
+        metrics.UNRESOLVED.set(lacking - joined)
+        return joined
+
+    async def _lacking(self) -> AsyncIterator[StepRecord]:
+        request = service.GetExecutionsRequest()
+        request.options.filter_query = _FILTER
+        async for execution in list_all(self._store, "GetExecutions", request):
+            record = as_record(execution)
+            if record is not None and self._shards.leads(record.run.namespace):
+                yield record
+
+    async def _join(self, records: list[StepRecord]) -> int:
+        known = await self._known([place for record in records for place in _places(record)])
+        wishes = [Wish(record) for record in records if not known.isdisjoint(_places(record))]
+        if not wishes:
+            return 0
+        results = await self._recorder.record_all(wishes)
+        done = [result for result in results if not isinstance(result, StoreError) and result.written]
+        self._log.info("joined to artifacts that were not known before", steps=len(done))
+        return len(done)
+
+    async def _known(self, uris: list[str]) -> set[str]:
+        if not uris:
+            return set()
+        request = service.GetArtifactsByURIRequest(uris=dict.fromkeys(uris))
+        return {artifact.uri for artifact in (await self._store.call("GetArtifactsByURI", request)).artifacts}
+
+
+def as_record(execution: Any) -> StepRecord | None:
+    """What an execution says of its step, as far as it takes to join it; None for no step of ours.
+
+    Nothing of it overrules what is stored.
+    """
+    custom = from_properties(execution.custom_properties)
+    uid, _, node = execution.external_id.partition("/")
+    state = mlmd.Execution.State.Name(execution.last_known_state)
+    if not node or state not in State.__members__:
+        return None
+    times: dict[str, Value] = {
+        name: int(value)
+        for name in ("started_at", "finished_at")
+        if isinstance(value := custom.get(name), int | float)
+    }
+    return StepRecord(
+        external_id=execution.external_id,
+        run=Run(execution.properties["run_id"].string_value, str(custom.get("namespace", "")), uid),
+        type_name=execution.type,
+        component_id=execution.properties["component_id"].string_value,
+        state=State[state],
+        custom=times,
+        inputs=tuple(Input(name, uri) for name, uri in _noted(custom, UNRESOLVED_INPUTS).items()),
+        outputs=tuple(
+            Output(name, UNTYPED, uri, {}) for name, uri in _noted(custom, UNRESOLVED_OUTPUTS).items()
+        ),
+        from_pod=False,
+    )
+
+
+def _noted(custom: dict[str, Any], what: str) -> dict[str, str]:
+    try:
+        return msgspec.json.decode(str(custom.get(PLACES[what], "{}")), type=dict[str, str])
+    except (msgspec.DecodeError, json.JSONDecodeError):
+        return {}
+
+
+def _places(record: StepRecord) -> list[str]:
+    return [item.uri for item in record.inputs] + [item.uri for item in record.outputs]
