@@ -1,7 +1,7 @@
 """The component that a step is an instance of, as Kubeflow Pipelines v1 describes it on the Pod.
 
 The annotation `pipelines.kubeflow.org/component_spec` holds the component's JSON. A step without
-one (a plain Argo template) is an instance of its template.
+one (a plain Argo template) is an instance of its template. Types of outputs can be given for it, too.
 """
 
 import hashlib
@@ -39,13 +39,35 @@ def read_component(name: str, annotations: Mapping[str, str]) -> Component:
 
     A specification that is no JSON object counts as none.
     """
+    own_types = {
+        output: declared
+        for output, declared in (_json_object(annotations.get(names.OUTPUT_TYPES) or "{}") or {}).items()
+        if isinstance(declared, str) and declared
+    }
     text = annotations.get(names.KFP_COMPONENT_SPEC)
     specification = _json_object(text) if text else None
     if text is None or specification is None:
-        return Component(name, name, {})
+        return Component(name, name, own_types)
     component = str(specification.get("name") or name)
     digest = hashlib.sha256(text.encode()).hexdigest()
-    return Component(component, f"{component}@sha256={digest}", _output_types(specification))
+    return Component(component, f"{component}@sha256={digest}", _output_types(specification) | own_types)
+
+
+def read_pipeline(workflow: Mapping[str, Any]) -> str | None:
+    """The pipeline that a Workflow is a run of: Kubeflow's, or the object that Argo made it from."""
+    metadata = workflow.get("metadata") or {}
+    labels = metadata.get("labels") or {}
+    specification = _json_object((metadata.get("annotations") or {}).get(names.KFP_PIPELINE_SPEC) or "{}")
+    template = ((workflow.get("spec") or {}).get("workflowTemplateRef") or {}).get("name")
+    for name in (
+        (specification or {}).get("name"),
+        labels.get(names.ARGO_CRON_WORKFLOW),
+        labels.get(names.ARGO_WORKFLOW_TEMPLATE),
+        template,
+    ):
+        if isinstance(name, str) and name:
+            return name
+    return None
 
 
 def _json_object(text: str) -> dict[str, Any] | None:

@@ -38,6 +38,7 @@ class TypeIds:
     """The store's ids of the types that some records need."""
 
     run: int
+    pipeline: int
     executions: Mapping[str, int]
     artifacts: Mapping[str, int]
 
@@ -322,6 +323,8 @@ def _execution(record: StepRecord, known: Known, types: TypeIds, state: State) -
     _assign(execution.properties, properties, overrule=overrule)
     custom = execution.custom_properties
     _assign(custom, record.custom, overrule=overrule)
+    if record.run.pipeline is not None:
+        custom["pipeline"].string_value = record.run.pipeline
     named = record.source_execution is not None  # else it is presumed, which overrules nothing
     if state is State.CACHED and known.source is not None and (named or _CACHED_ID not in custom):
         custom[_CACHED_ID].int_value = known.source.id

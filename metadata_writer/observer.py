@@ -84,7 +84,7 @@ class Observer:
             outputs=outputs,
             pod_gone=sighting.pod_gone,
             workflow_gone=sighting.workflow_gone,
-            archive=reader.repository(sighting.workflow or {}),
+            workflow=sighting.workflow,
         )
         succeeded = record.state in (State.COMPLETE, State.CACHED)
         return Observation(

@@ -16,15 +16,18 @@ from memopod.steps.argo import main_container
 from memopod.steps.locations import resolve
 from memopod.steps.outputs import OutputArtifact
 from memopod.steps.times import from_text
-from metadata_writer.components import Component, read_component
+from metadata_writer.components import Component, read_component, read_pipeline
 from metadata_writer.records import Input, Output, Run, State, StepRecord, Value, fits
 
 KFP_ARGUMENTS: Final = "pipelines.kubeflow.org/arguments.parameters"
 """Annotation of Kubeflow Pipelines v1: a JSON object, name of a component's input -> value."""
 
 _TFX_ENTRYPOINT = "tfx/orchestration/kubeflow/container_entrypoint.py"
+_KFP_INPUTS = "/tmp/inputs/"  # noqa: S108 (a name, not a file)
 _STOPPED = re.compile(r"(shutdown|stopped) with strategy", re.IGNORECASE)
 _LAST_PART = re.compile(r"[^.\[\]()]+(\([^()]*\))*$")
+_ATTEMPT = re.compile(r"\((\d{1,6})\)$")
+"""The attempts of a step are called `<step>(0)`, `<step>(1)`, ...; the items of a loop `<step>(0:<item>)`."""
 _ARGO_CONTAINERS = frozenset({"wait", "init", "supervisor"})
 _FULFILLED = frozenset({"Succeeded", "Failed", "Error"})
 
@@ -91,20 +94,20 @@ def read_pod(
     outputs: Outputs | None = None,
     pod_gone: bool = False,
     workflow_gone: bool = False,
-    archive: Mapping[str, Any] | None = None,
+    workflow: Mapping[str, Any] | None = None,
 ) -> StepRecord:
     """What is known of a step whose Pod was seen.
 
     `node` is its entry in the Workflow's `status.nodes`, `outputs` what it put out, both None while
-    unknown. Where Pod and Workflow are gone, a step that has not finished never will. `archive` is the
-    Workflow's artifact repository, for a template that does not repeat it.
+    unknown. Where Pod and Workflow are gone, a step that has not finished never will. `workflow` (it
+    may come without nodes) has the artifact repository, for a template that does not repeat it.
     """
     state = _pod_state(step, node, pod_gone=pod_gone, workflow_gone=workflow_gone)
     display_name = last_part(step.node_name) or step.pod_name
     component = read_component(step.template_name or display_name, step.annotations)
     return StepRecord(
         external_id=step.execution,
-        run=Run(step.workflow, step.namespace, step.workflow_uid),
+        run=Run(step.workflow, step.namespace, step.workflow_uid, read_pipeline(workflow or {})),
         type_name=component.type_name,
         component_id=component.name,
         state=state,
@@ -116,7 +119,7 @@ def read_pod(
             **_pod_facts(step, node if state.finished and is_fulfilled(node) else None),
             **_source_of_kubeflow(step),
         },
-        inputs=_inputs(step.template, archive),
+        inputs=_inputs(step.template, repository(workflow or {})),
         outputs=_outputs(outputs, component, step.template_name, step.workflow),
         source_execution=step.annotations.get(names.SOURCE_EXECUTION) if step.reused else None,
     )
@@ -138,7 +141,7 @@ def read_node(
     component = read_component(template_name or last_part(node_name), annotations)
     return StepRecord(
         external_id=f"{metadata['uid']}/{node['id']}",
-        run=Run(name, namespace, str(metadata["uid"])),
+        run=Run(name, namespace, str(metadata["uid"]), read_pipeline(workflow)),
         type_name=component.type_name,
         component_id=component.name,
         state=_node_state(node, ended=ended),
@@ -222,8 +225,13 @@ def _node_state(node: Mapping[str, Any], *, ended: bool = False) -> State:
 
 
 def _identity(workflow: str, namespace: str, node_name: str) -> dict[str, Value]:
+    attempt = _ATTEMPT.search(node_name)
     return _present(
-        workflow=workflow, namespace=namespace, node_name=node_name, display_name=last_part(node_name)
+        workflow=workflow,
+        namespace=namespace,
+        node_name=node_name,
+        display_name=last_part(node_name),
+        retries=int(attempt.group(1)) if attempt is not None else 0,
     )
 
 
@@ -315,9 +323,11 @@ def _inputs(holder: Mapping[str, Any] | None, archive: Mapping[str, Any] | None)
 
 
 def _input_name(artifact: Mapping[str, Any]) -> str:
-    """Kubeflow v1 puts an input at `/tmp/inputs/<name>/data`; any other path is a name as it stands."""
-    path = str(artifact.get("path") or artifact.get("name") or "")
-    return path.removeprefix("/tmp/inputs/").removesuffix("/data")  # noqa: S108 (a name, not a file)
+    """Kubeflow v1 puts an input at `/tmp/inputs/<name>/data`; elsewhere its own name says more."""
+    path = str(artifact.get("path") or "")
+    if path.startswith(_KFP_INPUTS):
+        return path.removeprefix(_KFP_INPUTS).removesuffix("/data")
+    return str(artifact.get("name") or path)
 
 
 def _outputs(

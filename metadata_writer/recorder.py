@@ -198,7 +198,10 @@ class Recorder:
                 results[name] = Outcome(written=False, awaits_source=True)
             else:
                 plans[name] = plan(wish.record, known, types)
-        request = join(plans.values(), [context.message])
+        contexts = [context.message]
+        if run.pipeline is not None:
+            contexts.append(mlmd.Context(type_id=types.pipeline, name=run.pipeline))
+        request = join(plans.values(), contexts)
         answer = service.PutLineageSubgraphResponse()
         if any(not one.complete for one in plans.values()):
             answer = await self._store.call("PutLineageSubgraph", request)

@@ -14,6 +14,8 @@ Value = str | int | float | bool
 
 RUN_TYPE: Final = "KfpRun"
 """Type of the context that stands for a workflow."""
+PIPELINE_TYPE: Final = "system.Pipeline"
+"""Type of the context that stands for a pipeline: that of Kubeflow Pipelines v2."""
 EXECUTION_TYPE_PREFIX: Final = "components."
 """An execution's type is this and its component's name and version."""
 UNTYPED: Final = "NoType"
@@ -45,11 +47,12 @@ class State(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """The workflow that a step belongs to."""
+    """The workflow that a step belongs to, and the pipeline that it is a run of, where that is known."""
 
     name: str
     namespace: str
     workflow_uid: str
+    pipeline: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

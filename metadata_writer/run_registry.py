@@ -6,6 +6,7 @@ other's is `<namespace>/<workflow>`, which no workflow can be called. A workflow
 its name shares the context, as with Kubeflow's writer.
 """
 
+import dataclasses
 from collections import OrderedDict
 from typing import Any, Final, NamedTuple
 
@@ -40,6 +41,7 @@ class RunRegistry:
 
     async def context(self, run: Run, type_id: int) -> RunContext:
         """The run's context, made where there is none. Raises StoreError."""
+        run = dataclasses.replace(run, pipeline=None)
         if run not in self._found:
             self._found[run] = await self._find(run, type_id)
             if len(self._found) > _REMEMBERED:

@@ -7,9 +7,10 @@ from ml_metadata.proto import metadata_store_service_pb2 as service
 
 from memopod.mlmd import StoreClient
 from metadata_writer.graph import TypeIds
-from metadata_writer.records import RUN_TYPE, StepRecord
+from metadata_writer.records import PIPELINE_TYPE, RUN_TYPE, StepRecord
 
 _RUN_PROPERTIES = ("pipeline_name", "run_id")
+_RUN, _PIPELINE = ("context", RUN_TYPE), ("context", PIPELINE_TYPE)
 _EXECUTION_PROPERTIES = (*_RUN_PROPERTIES, "component_id")
 
 
@@ -26,7 +27,7 @@ class TypeRegistry:
 
     async def ids(self, records: Iterable[StepRecord]) -> TypeIds:
         """The types of records, put where this process has not put them yet. Raises StoreError."""
-        wanted: dict[tuple[str, str], None] = {("context", RUN_TYPE): None}
+        wanted: dict[tuple[str, str], None] = dict.fromkeys((_RUN, _PIPELINE))
         for record in records:
             wanted["execution", record.type_name] = None
             wanted.update((("artifact", output.type_name), None) for output in record.outputs)
@@ -34,7 +35,8 @@ class TypeRegistry:
         # Another task may `forget` while this one waits: what was just learnt is still used.
         ids = {**self._ids, **await self._put(missing)} if missing else self._ids
         return TypeIds(
-            run=ids["context", RUN_TYPE],
+            run=ids[_RUN],
+            pipeline=ids[_PIPELINE],
             executions={name: ids[kind, name] for kind, name in wanted if kind == "execution"},
             artifacts={name: ids[kind, name] for kind, name in wanted if kind == "artifact"},
         )
@@ -44,7 +46,8 @@ class TypeRegistry:
         request = service.PutTypesRequest(can_add_fields=True, can_omit_fields=True)
         for kind, name in missing:
             if kind == "context":
-                request.context_types.add(name=name, properties=_strings(_RUN_PROPERTIES))
+                properties = _strings(_RUN_PROPERTIES) if name == RUN_TYPE else {}
+                request.context_types.add(name=name, properties=properties)
             elif kind == "execution":
                 request.execution_types.add(name=name, properties=_strings(_EXECUTION_PROPERTIES))
             else:

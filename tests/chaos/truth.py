@@ -148,7 +148,7 @@ class World:
     def _attempt(self, workflow, index, attempt, fate):
         template = self._random.choice(workflow.templates)
         node = self._node(
-            workflow, f"s{index}{attempt}", f"{workflow.name}-{index}{attempt[1:-1]}9", template
+            workflow, f"s{index}{attempt}", f"{workflow.name}-{index}a{attempt[1:-1]}", template
         )
         inputs = self._random.sample(workflow.made, k=min(len(workflow.made), self._random.randrange(3)))
         inputs = list({made.external_id: made for made in inputs}.values())
@@ -201,7 +201,7 @@ class World:
     def _reuse(self, workflow, index):
         source, made, source_index = self._random.choice(self._sources)
         template = self._random.choice(workflow.templates)
-        node = self._node(workflow, f"s{index}", f"{workflow.name}-{index}5", template)
+        node = self._node(workflow, f"s{index}", f"{workflow.name}-{index}r", template)
         node["inputs"] = self._inputs([], False, index)
         pod = self._pod(workflow, node, template)
         self.made_pods += 1

@@ -4,7 +4,7 @@ import json
 import pytest
 
 from memopod.steps import names
-from metadata_writer.components import read_component
+from metadata_writer.components import read_component, read_pipeline
 
 
 def annotated(text):
@@ -38,3 +38,23 @@ def test_a_type_with_details_is_known_by_its_name():
 @pytest.mark.parametrize("text", ["{", '"text"', "[]"])
 def test_an_unreadable_specification_is_none(text):
     assert read_component("train", annotated(text)).type_name == "components.train"
+
+
+def test_types_of_outputs_can_be_given_for_a_plain_template():
+    component = read_component("train", {names.OUTPUT_TYPES: '{"model": "system.Model", "odd": 3}'})
+    assert (component.output_type("model"), component.output_type("odd")) == ("system.Model", "NoType")
+
+
+@pytest.mark.parametrize(
+    ("metadata", "spec", "name"),
+    [
+        ({}, {}, None),
+        ({"labels": {"workflows.argoproj.io/workflow-template": "t"}}, {}, "t"),
+        ({"labels": {"workflows.argoproj.io/cron-workflow": "c"}}, {}, "c"),
+        ({}, {"workflowTemplateRef": {"name": "t"}}, "t"),
+        ({"annotations": {"pipelines.kubeflow.org/pipeline_spec": '{"name": "p"}'}}, {}, "p"),
+        ({"annotations": {"pipelines.kubeflow.org/pipeline_spec": "{"}}, {}, None),
+    ],
+)
+def test_the_pipeline_of_a_workflow_is_named_by_kubeflow_or_by_what_argo_made_it_from(metadata, spec, name):
+    assert read_pipeline({"metadata": metadata, "spec": spec}) == name

@@ -8,7 +8,7 @@ from metadata_writer.graph import Known, TypeIds, awaits_source, join, plan, pre
 from metadata_writer.records import Input, Output, Run, State, StepRecord
 
 RUN = Run("run-1", "pipelines", "uid-1")
-TYPES = TypeIds(run=1, executions={"components.a": 2}, artifacts={"NoType": 3})
+TYPES = TypeIds(run=1, pipeline=9, executions={"components.a": 2}, artifacts={"NoType": 3})
 STEP = StepRecord(
     external_id="uid-1/run-1-a",
     run=RUN,

@@ -108,10 +108,10 @@ def test_artifacts_are_named_by_kubeflows_uris(version):
     assert uris["default"].startswith(f"minio://mlpipeline/artifacts/{run}/")
     assert {o.type_name for o in made.outputs} == {"NoType"}
     assert used.inputs == (
-        Input("/tmp/in/default", uris["default"]),
-        Input("/tmp/in/keyed.txt", uris["keyed"]),
-        Input("/tmp/in/full.txt", uris["full"]),
-        Input("/tmp/in/train.csv", "minio://mlpipeline/datasets/train.csv"),
+        Input("default", uris["default"]),
+        Input("keyed", uris["keyed"]),
+        Input("full", uris["full"]),
+        Input("outside", "minio://mlpipeline/datasets/train.csv"),
     )
 
 
@@ -230,6 +230,14 @@ def test_unreadable_arguments_are_no_arguments(pod, text):
     pod["metadata"]["annotations"][reader.KFP_ARGUMENTS] = text
     custom = reader.read_pod(read_step(pod)).custom
     assert not [k for k in custom if k.startswith("input:")]
+
+
+def test_the_number_of_an_attempt_is_known_by_its_nodes_name():
+    numbers = {
+        name: reader._identity("w", "n", name)["retries"]
+        for name in ("run.make", "run.train(2)", "run.one(3:a)", "run.all(0:x).train(1)")
+    }
+    assert numbers == {"run.make": 0, "run.train(2)": 2, "run.one(3:a)": 0, "run.all(0:x).train(1)": 1}
 
 
 def test_kubeflow_v1_input_paths_become_names():

@@ -1,5 +1,6 @@
 """Argo's templates: of one step, its inputs filled in, and of the whole pipeline, for people to read."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -51,7 +52,10 @@ def _template(task: Task, inputs: Mapping[str, Any], *, cached: bool) -> dict[st
             {"name": name, "path": path_of("outputs", "artifacts", name), "archive": {"none": {}}}
             for name in task.output_artifacts
         ]
-    metadata = {"labels": {names.OPT_IN_LABEL: "true"}} if cached else {}
+    metadata: dict[str, Any] = {"labels": {names.OPT_IN_LABEL: "true"}} if cached else {}
+    types = {n: schema.get("schemaTitle") for n, schema in task.output_artifacts.items()}
+    if types:
+        metadata["annotations"] = {names.OUTPUT_TYPES: json.dumps(types, sort_keys=True)}
     return {"name": task.template, "inputs": dict(inputs), "outputs": outputs, "metadata": metadata}
 
 
