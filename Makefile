@@ -6,7 +6,7 @@ READY  := $(VENV)/.ready
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' memopod/__init__.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help bench-webhook setup services control-plane demo test test-artifacts fuzz bench-why bench-store soak-store check format lock image test-image wheel clean
+.PHONY: help bench-webhook setup services control-plane demo test test-artifacts fuzz bench-why bench-store soak-store chaos bench-writer check format lock image test-image wheel clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,6 +66,15 @@ soak-store: $(READY) ## a million calls to the metadata store; memory must stay 
 bench-webhook: export PYTHONPATH := .
 bench-webhook: $(READY) ## measure the webhook beside a server that only reads and allows (ARGS=gate, ...)
 	$(BIN)/python benchmarks/webhook $(ARGS)
+
+chaos: $(READY) ## record 10,000 Pods while writers and store are killed again and again (SEED=, minutes)
+	$(BIN)/python -m tests.chaos.conduct $(if $(SEED),--seed $(SEED))
+
+bench-writer: $(READY) ## the metadata writer: Pods a second, lag, memory, start (minutes)
+	$(BIN)/python -m benchmarks.writer throughput
+	$(BIN)/python -m benchmarks.writer lag
+	$(BIN)/python -m benchmarks.writer relist
+	$(BIN)/python -m benchmarks.writer memory
 
 check: $(READY) ## run the linters, the type checker and the import rules
 	$(BIN)/ruff format --check .

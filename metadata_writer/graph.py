@@ -65,7 +65,8 @@ class Plan:
     """What the store lacks of one step: MLMD messages, one of `artifacts` for each of `events`.
 
     `execution` is None where it stays as it is under `execution_id`. `known` are the events that are
-    there. `unresolved` are the names of artifacts that the store does not know (yet).
+    there, and `before` the state. `unresolved` are the names of artifacts that the store does not know
+    (yet).
     """
 
     execution: Any | None
@@ -73,6 +74,7 @@ class Plan:
     artifacts: Sequence[Any]
     events: Sequence[Any]
     known: Sequence[Any] = ()
+    before: State | None = None
     unresolved: tuple[str, ...] = ()
 
     @property
@@ -164,6 +166,7 @@ def plan(record: StepRecord, known: Known, types: TypeIds) -> Plan:
         artifacts=edges.artifacts,
         events=edges.events,
         known=known.events,
+        before=stored,
         unresolved=unresolved,
     )
 

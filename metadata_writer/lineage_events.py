@@ -16,8 +16,8 @@ import structlog
 
 from memopod.kube.backoff import Backoff
 from metadata_writer import metrics
-from metadata_writer.openlineage import event
-from metadata_writer.records import StepRecord
+from metadata_writer.openlineage import events
+from metadata_writer.records import State, StepRecord
 
 _QUEUE: Final = 10_000
 _TIMEOUT: Final = 10.0
@@ -31,16 +31,17 @@ class LineageEvents:
 
     def __init__(self, target: str) -> None:
         self._target = target
-        self._waiting: deque[StepRecord] = deque()
+        self._waiting: deque[dict[str, Any]] = deque()
         self._filled = asyncio.Event()
         self._log = structlog.get_logger()
 
-    def send(self, record: StepRecord) -> None:
-        """Queue the event of a record."""
-        if len(self._waiting) >= _QUEUE:
-            self._waiting.popleft()
-            metrics.EVENTS.labels(outcome="dropped").inc()
-        self._waiting.append(record)
+    def send(self, record: StepRecord, before: State | None) -> None:
+        """Queue the events of a record; `before` is the state that the store had."""
+        for body in events(record, before):
+            if len(self._waiting) >= _QUEUE:
+                self._waiting.popleft()
+                metrics.EVENTS.labels(outcome="dropped").inc()
+            self._waiting.append(body)
         self._filled.set()
 
     async def run(self) -> None:
@@ -51,7 +52,7 @@ class LineageEvents:
                 await self._filled.wait()
                 while self._waiting:
                     try:
-                        await self._deliver(session, event(self._waiting[0]))
+                        await self._deliver(session, self._waiting[0])
                     except (OSError, aiohttp.ClientError, TimeoutError) as error:
                         self._log.warning("an OpenLineage event was not taken", error=type(error).__name__)
                         await asyncio.sleep(backoff.next())

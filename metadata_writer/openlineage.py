@@ -4,6 +4,7 @@ A step is a run of the job `<workflow template or workflow>.<task>`; its artifac
 their place as OpenLineage names those of object stores. Event shapes are those of the client library.
 """
 
+import dataclasses
 import uuid
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -46,6 +47,19 @@ class StepRunFacet(RunFacet):
     image: str | None = attr.field(default=None)
     fingerprint: str | None = attr.field(default=None)
     cachedFrom: str | None = attr.field(default=None)  # noqa: N815 (a name in JSON)
+
+
+def events(record: StepRecord, before: State | None) -> list[dict[str, Any]]:
+    """The events of a record, given the state that was known before: each run starts once and ends once.
+
+    What becomes known of a step after its end is an event of the kind OTHER.
+    """
+    said = [event(record)]
+    if before is None and record.state.finished:
+        said.insert(0, event(dataclasses.replace(record, state=State.RUNNING, outputs=())))
+    elif before is record.state:
+        said[0]["eventType"] = str(RunState.OTHER.value)
+    return said
 
 
 def event(record: StepRecord) -> dict[str, Any]:

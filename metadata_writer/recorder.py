@@ -30,7 +30,7 @@ from metadata_writer.graph import (
     presumed_source,
     put_ids,
 )
-from metadata_writer.records import Run, StepRecord
+from metadata_writer.records import Run, State, StepRecord
 from metadata_writer.run_registry import RunRegistry
 from metadata_writer.type_registry import TypeRegistry
 
@@ -66,12 +66,14 @@ class Outcome:
 
     `written`: the store did not have it all. `unresolved`: names of artifacts that the store does
     not know. `awaits_source`: nothing was written, since the run that the step reuses is not there.
-    `ids` and `context_id` are the store's, None and 0 where nothing was written.
+    `ids` and `context_id` are the store's, None and 0 where nothing was written; `before` is the state
+    that it had, None for a step that it did not know.
     """
 
     written: bool
     unresolved: tuple[str, ...] = ()
     awaits_source: bool = False
+    before: State | None = None
     ids: Ids | None = None
     context_id: int = 0
 
@@ -207,7 +209,11 @@ class Recorder:
             answer = await self._store.call("PutLineageSubgraph", request)
         for (name, one), ids in zip(plans.items(), put_ids(plans.values(), request, answer), strict=True):
             results[name] = Outcome(
-                written=not one.complete, unresolved=one.unresolved, ids=ids, context_id=context.id
+                written=not one.complete,
+                unresolved=one.unresolved,
+                before=one.before,
+                ids=ids,
+                context_id=context.id,
             )
         return results
 

@@ -21,7 +21,7 @@ from metadata_writer.attempts import Attempts, as_json
 from metadata_writer.observer import Observation, Observer, TemplateGone, TemplateUnreadable
 from metadata_writer.pod_marks import Marking, marks
 from metadata_writer.recorder import Outcome, Recorder, Wish
-from metadata_writer.records import StepRecord
+from metadata_writer.records import State, StepRecord
 from metadata_writer.shards import Shards, shard_of
 from metadata_writer.sightings import Sightings, StepKey
 from metadata_writer.store_probe import StoreProbe
@@ -41,12 +41,14 @@ _FULL: Final = 5_000
 _LISTED: Final = 100
 """Steps in quarantine that `status` names; all are counted."""
 
-RecordedHook = Callable[[StepRecord], None]
+RecordedHook = Callable[[StepRecord, State | None], None]
 
 
 @dataclass(slots=True, kw_only=True)
 class Options:
-    """How a writer works: see the settings of the same names. `recorded` hears of each new record."""
+    """How a writer works: see the settings of the same names. `recorded` hears of each new record,
+    and of the state that the store had.
+    """
 
     live_bytes: int
     gone_bytes: int
@@ -272,7 +274,7 @@ class Writer:
             metrics.LAG.observe(time.monotonic() - since)
         self._log.info("recorded", step=record.external_id, state=record.state.value, run=record.run.name)
         if self._options.recorded is not None:
-            self._options.recorded(record)
+            self._options.recorded(record, outcome.before)
 
     def _finish(self, key: StepKey, *, settled: bool) -> None:
         self._attempts.done(key)

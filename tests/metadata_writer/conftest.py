@@ -339,3 +339,18 @@ def start_writer(kubeconfig, cluster, store, tmp_path):
     yield start
     for writer in started:
         writer.kill()
+
+
+@pytest.fixture
+async def running():
+    """Run a coroutine beside the test; it is cancelled with it."""
+    tasks = []
+
+    async def start(coroutine):
+        tasks.append(asyncio.create_task(coroutine, name="beside the test"))
+
+    yield start
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks)

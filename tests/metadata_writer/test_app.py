@@ -1,12 +1,17 @@
 import asyncio
+import json
+import os
 import random
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
 from ml_metadata.proto import metadata_store_pb2 as mlmd
 
-from memopod.kube import CONFIG_MAPS, PODS, TASK_RESULTS
+from memopod.kube import CONFIG_MAPS, EVENTS, LEASES, PODS, TASK_RESULTS
 from memopod.steps import names
+from tests.chaos.store_proxy import StoreProxy
 
 COMPLETE, FAILED = mlmd.Execution.COMPLETE, mlmd.Execution.FAILED
 
@@ -19,6 +24,13 @@ def states(store):
         return {e.external_id: e.last_known_state for e in store.client.get_executions()}
 
     return read
+
+
+def memopod_writer_status(writer, *more):
+    command = [sys.executable, "-m", "memopod.cli", "writer", "status", *more]
+    command += ["--url", f"http://127.0.0.1:{writer.health_port}"]
+    environment = os.environ | {"COLUMNS": "250"}
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
 
 
 def custom(execution):
@@ -143,7 +155,9 @@ async def test_a_workflow_that_is_seen_to_end_before_its_held_pod_makes_no_artif
     assert writer.process.poll() is None
 
 
-async def test_a_pod_with_a_broken_template_is_passed_over(cluster, start_writer, eventually, states):
+async def test_a_pod_with_a_broken_template_goes_to_quarantine_and_delays_no_other(
+    cluster, start_writer, eventually, states
+):
     writer = start_writer()
     workflow = await cluster.submit("argo-4.1.2", "parameters")
     broken = workflow._load("make", "pod")
@@ -156,6 +170,21 @@ async def test_a_pod_with_a_broken_template_is_passed_over(cluster, start_writer
     await workflow.run("use")
     await eventually(lambda: states() == {workflow.execution("use"): COMPLETE})
     await eventually(lambda: "template-unreadable" in writer.log.read_text())
+    status = json.loads(writer.ask("/status")[1])
+    assert status["quarantined"] == 1
+    assert status["quarantine"][0]["error"] == "TemplateUnreadable: template-unreadable"
+    assert status["quarantine"][0]["namespace"] == cluster.namespace
+    assert "memopod_writer_steps_quarantined 1.0" in writer.ask("/metrics")[1]
+
+    async def told():
+        events = await cluster.client.list(EVENTS, namespace=cluster.namespace)
+        return [(e["reason"], e["involvedObject"]["name"], e["type"]) for e in events["items"]]
+
+    assert await told() == [("NotRecorded", "broken", "Warning")]
+    shown = await asyncio.to_thread(memopod_writer_status, writer)
+    assert shown.returncode == 1
+    assert "quarantine       1" in shown.stdout
+    assert "template-unreadable" in shown.stdout
 
 
 async def test_steps_whose_pods_went_while_nobody_looked_are_closed(
@@ -208,6 +237,86 @@ async def test_a_step_that_cannot_be_recorded_delays_no_other_and_comes_back(
     }
     await cluster.client.create(CONFIG_MAPS, body, namespace=cluster.namespace)
     await eventually(lambda: states().get(offloaded.execution("")) == COMPLETE, seconds=40)
+
+
+async def test_a_step_whose_calls_alone_are_lost_is_not_taken_for_a_store_that_is_away(
+    cluster, store, start_writer, eventually, states
+):
+    workflow = await cluster.submit("argo-4.1.2", "parameters")
+    lost = workflow.execution("make").encode()
+
+    class Losing(StoreProxy):
+        async def forward(self, path, request, context):
+            if lost in request:
+                self.faults += 1
+                await asyncio.sleep(context.time_remaining())
+            return await super().forward(path, request, context)
+
+    proxy = Losing(store.address, seed=0, rate=0)
+    await proxy.start()
+    try:
+        writer = start_writer("--store-timeout=0.5", "--batch=1", store=proxy)
+        await eventually(writer.ready)
+        await workflow.run("make", "use")
+        await eventually(lambda: states() == {workflow.execution("use"): COMPLETE})
+        await eventually(lambda: proxy.faults > 2)
+        assert writer.ready()
+        assert "the store does not answer" not in writer.log.read_text()
+        lost = b"nothing"
+        await eventually(lambda: len(states()) == 2)
+    finally:
+        await proxy.stop()
+
+
+async def test_pods_of_kubeflow_get_its_labels_by_one_patch_each(
+    cluster, store, start_writer, eventually, states
+):
+    writer = start_writer()
+    workflow = await cluster.submit("argo-4.1.2", "artifacts")  # with a label of Kubeflow's
+    plain = await cluster.submit("argo-4.1.2", "script")
+    await workflow.run("make", "use")
+    await workflow.end()
+    await plain.run("s")
+    await eventually(lambda: list(states().values()) == [COMPLETE] * 3)
+    ids = {e.external_id: e.id for e in store.client.get_executions()}
+    marked = "pipelines.kubeflow.org/metadata_written"
+
+    async def labels(played, step):
+        name = played._load(step, "pod")["metadata"]["name"]
+        return (await cluster.client.get(PODS, name, namespace=cluster.namespace))["metadata"]
+
+    await eventually(lambda: "memopod_writer_pods_marked_total 2.0" in writer.ask("/metrics")[1])
+    use = await labels(workflow, "use")
+    assert use["labels"]["pipelines.kubeflow.org/metadata_execution_id"] == str(
+        ids[workflow.execution("use")]
+    )
+    inputs = json.loads(use["annotations"]["pipelines.kubeflow.org/metadata_input_artifact_ids"])
+    assert [i["name"] for i in inputs] == ["default", "keyed", "full"]
+    assert marked not in (await labels(plain, "s"))["labels"]
+    writer.kill()
+    again = start_writer()
+    await eventually(lambda: "steps_unchanged_total 3.0" in (again.ask("/metrics") or ("", ""))[1])
+    assert "memopod_writer_pods_marked_total 0.0" in again.ask("/metrics")[1]
+
+
+async def test_of_two_replicas_one_writes_and_the_other_takes_over(
+    cluster, store, start_writer, eventually, states
+):
+    election = ("--leader-elect=on", f"--lease-namespace={cluster.namespace}")
+    first = start_writer(*election)
+    await eventually(lambda: first.ready() and json.loads(first.ask("/status")[1])["shards"]["led"] == [0])
+    second = start_writer(*election)
+    await eventually(second.ready)
+    workflow = await cluster.submit("argo-4.1.2", "parameters")
+    await workflow.run("make")
+    await eventually(lambda: states() == {workflow.execution("make"): COMPLETE})
+    assert json.loads(second.ask("/status")[1])["shards"]["led"] == []
+    assert "steps_recorded_total{" not in second.ask("/metrics")[1]
+    first.kill()
+    await workflow.run("use")
+    await eventually(lambda: len(states()) == 2)
+    (lease,) = (await cluster.client.list(LEASES, namespace=cluster.namespace))["items"]
+    assert lease["metadata"]["name"] == "memopod-metadata-writer"
 
 
 async def test_it_waits_for_a_store_that_is_away_and_loses_nothing(

@@ -1,0 +1,291 @@
+"""The metadata writer against Kubeflow's way of working, over recorded Pods.
+
+A stub of the Kubernetes API (its own process is this one) holds Pods that Argo 3.4 - 4.1 made, under new
+names, and shows them as fast as they are read. Writer and store are processes of their own. What is
+readable in the store's database counts, not what a writer says of itself.
+
+    python -m benchmarks.writer throughput [--pods 6000]
+    python -m benchmarks.writer lag [--rate 50] [--seconds 60]
+    python -m benchmarks.writer relist [--pods 50000]
+    python -m benchmarks.writer memory [--pods 100000]
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import sqlite3
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+
+import msgspec
+
+from tests.chaos.conduct import Store, free_port
+from tests.chaos.stub_api import StubApi
+
+SAMPLES = Path(__file__).parent.parent / "tests" / "samples"
+PLURALS = {"pod": "pods", "taskresult": "workflowtaskresults", "workflow-final": "workflows"}
+
+
+class Recordings:
+    """Workflows of the recordings with their Pods and results, to be copied under new names."""
+
+    def __init__(self):
+        self.sets = []
+        for final in sorted(SAMPLES.glob("argo-*/*.workflow-final.json")):
+            name = final.name.partition(".")[0]
+            if "kfp-v2" in name or name in ("held", "offloaded", "resource", "initless-resource"):
+                continue  # not recorded, or with objects of their own
+            metadata = json.loads(final.read_text())["metadata"]
+            files = [
+                (k, p.read_text()) for k in PLURALS for p in sorted(final.parent.glob(f"{name}.*{k}.json"))
+            ]
+            pods = [text for kind, text in files if kind == "pod"]
+            if pods:
+                self.sets.append((metadata["name"], metadata["uid"], files, len(pods)))
+        self.number = 0
+
+    def next(self):
+        """Objects of one workflow as (plural, object), and how many Pods are among them."""
+        name, uid, files, pods = self.sets[self.number % len(self.sets)]
+        self.number += 1
+        new_name, new_uid = f"run-{self.number:07}", f"00000000-0000-4000-8000-{self.number:012}"
+        objects = []
+        for kind, text in files:
+            body = msgspec.json.decode(text.replace(name, new_name).replace(uid, new_uid))
+            body["metadata"]["namespace"] = "kubeflow"
+            body["metadata"]["uid"] = f"{new_uid}-{len(objects)}" if kind != "workflow-final" else new_uid
+            objects.append((PLURALS[kind], body))
+        order = {"workflowtaskresults": 0, "pods": 1, "workflows": 2}
+        return sorted(objects, key=lambda item: order[item[0]]), pods
+
+
+class Writer:
+    """A writer's process: ours, or the one that works as Kubeflow's does."""
+
+    def __init__(self, folder, kubeconfig, store, *, ours=True):
+        self.health = free_port()
+        self.log = folder / "writer.log"
+        command = [sys.executable, "-m", "benchmarks.one_by_one", str(kubeconfig), store.address]
+        if ours:
+            command = [
+                sys.executable, "-m", "metadata_writer", "--kubeconfig", str(kubeconfig),
+                "--store", store.address, "--health-host", "127.0.0.1", "--health-port", str(self.health),
+                "--leader-elect=off", "--label-pods=on", "--log-level=warning",
+            ]  # fmt: skip
+        with self.log.open("a") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log)
+
+    def status(self):
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.health}/status", timeout=10) as answer:
+            return json.load(answer)
+
+    def metric(self, name):
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.health}/metrics", timeout=10) as answer:
+            lines = answer.read().decode().splitlines()
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
+
+    async def ready(self):
+        while True:
+            try:
+                if await asyncio.to_thread(self.status):
+                    break
+            except OSError:
+                await asyncio.sleep(0.05)
+
+    def mebibytes(self, what="VmRSS"):
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return next(int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith(what))
+
+    def cpu_seconds(self):
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def end(self):
+        self.process.terminate()
+        self.process.wait(30)
+
+
+class Database:
+    """What is readable in the store: SQLite, beside the store's own process."""
+
+    def __init__(self, folder):
+        self.path = folder / "metadata.db"
+
+    def finished(self):
+        with sqlite3.connect(f"file:{self.path}?mode=ro", uri=True, timeout=30) as db:
+            return db.execute("SELECT count(*) FROM Execution WHERE last_known_state IS NOT 1").fetchone()[0]
+
+    def finished_after(self, row):
+        with sqlite3.connect(f"file:{self.path}?mode=ro", uri=True, timeout=30) as db:
+            return db.execute(
+                "SELECT id, external_id FROM Execution WHERE last_known_state > 1 AND id > ?", (row,)
+            ).fetchall()
+
+
+async def until(condition, seconds=280, every=0.1):
+    end = time.monotonic() + seconds
+    while not await asyncio.to_thread(condition):
+        if time.monotonic() > end:
+            raise TimeoutError("not done in time")
+        await asyncio.sleep(every)
+
+
+async def started(folder):
+    api, store = StubApi(), Store(folder)
+    await asyncio.gather(api.start(), store.start())
+    return api, store, api.kubeconfig(folder / "kubeconfig")
+
+
+async def throughput(args, folder):
+    """Pods a second, ours and one by one, each into a store of its own."""
+    rates = {}
+    for name, ours, pods in (("memopod", True, args.pods), ("one by one", False, max(200, args.pods // 20))):
+        place = folder / name.replace(" ", "-")
+        place.mkdir()
+        api, store, kubeconfig = await started(place)
+        recordings, made, batch = Recordings(), 0, []
+        while made < pods:
+            objects, count = recordings.next()
+            batch += objects
+            made += count
+        writer = Writer(place, kubeconfig, store, ours=ours)
+        if ours:
+            await writer.ready()
+        else:
+            await until(lambda w=writer: "ready" in w.log.read_text())
+        database, begun = Database(place), time.monotonic()
+        for number, (kind, body) in enumerate(batch):
+            api.put(kind, body)
+            if number % 50 == 0:
+                await asyncio.sleep(0)
+        await until(lambda d=database, n=made: d.finished() >= n)
+        seconds = time.monotonic() - begun
+        rates[name] = made / seconds
+        print(
+            f"{name:>11}: {made} Pods in {seconds:.1f} s = {made / seconds:.0f} Pods/s; the writer's CPU "
+            f"{writer.cpu_seconds():.1f} s, memory {writer.mebibytes('VmHWM'):.0f} MiB; "
+            f"{api.patches} patches, {api.gets} gets"
+        )
+        writer.end()
+        await api.stop()
+        store.kill()
+    print(f"memopod / one by one: {rates['memopod'] / rates['one by one']:.1f}")
+
+
+async def lag(args, folder):
+    """Seconds from a Pod's event to its readable record."""
+    api, store, kubeconfig = await started(folder)
+    writer = Writer(folder, kubeconfig, store)
+    await writer.ready()
+    database, recordings, shown, lags = Database(folder), Recordings(), {}, []
+    over = asyncio.Event()
+
+    async def watch():
+        row = 0
+        while not (over.is_set() and not shown):
+            for row_id, external_id in await asyncio.to_thread(database.finished_after, row):
+                row = max(row, row_id)
+                if external_id in shown:
+                    lags.append(time.monotonic() - shown.pop(external_id))
+            await asyncio.sleep(0.01)
+
+    watching = asyncio.create_task(watch(), name="watch the database")
+    begun, made = time.monotonic(), 0
+    while time.monotonic() - begun < args.seconds:
+        objects, _ = recordings.next()
+        for kind, body in objects:
+            if kind == "pods":
+                made += 1
+                metadata = body["metadata"]
+                node = metadata["annotations"]["workflows.argoproj.io/node-id"]
+                shown[f"{metadata['ownerReferences'][0]['uid']}/{node}"] = time.monotonic()
+            api.put(kind, body)
+            await asyncio.sleep(max(0.0, begun + made / args.rate - time.monotonic()))
+    over.set()
+    await asyncio.wait_for(watching, 60)
+    cuts = statistics.quantiles(lags, n=100)
+    print(
+        f"lag at {args.rate:.0f} Pods/s, {len(lags)} Pods: p50 {cuts[49] * 1000:.0f} ms, "
+        f"p99 {cuts[98] * 1000:.0f} ms, longest {max(lags) * 1000:.0f} ms"
+    )
+    writer.end()
+    await api.stop()
+    store.kill()
+
+
+async def fill(api, recordings, database, pods, told):
+    """Show Pods as fast as they are recorded."""
+    made = database.finished()
+    goal = made + pods
+    while made < goal:
+        for _ in range(200):
+            objects, count = recordings.next()
+            made += count
+            for kind, body in objects:
+                api.put(kind, body)
+        await until(lambda n=made: database.finished() >= n - 3000)
+        told(made)
+    await until(lambda: database.finished() >= made)
+    return made
+
+
+async def memory(args, folder):
+    """The writer's memory while many Pods pass through it and stay in the cluster, then a start over them."""
+    api, store, kubeconfig = await started(folder)
+    writer, recordings, database = Writer(folder, kubeconfig, store), Recordings(), Database(folder)
+    await writer.ready()
+    begun, steps = time.monotonic(), []
+
+    def told(made):
+        if not steps or made - steps[-1] >= args.pods // 10:
+            steps.append(made)
+            print(
+                f"{made:>8} Pods, {time.monotonic() - begun:4.0f} s: {writer.mebibytes():.0f} MiB", flush=True
+            )
+
+    made = await fill(api, recordings, database, args.pods, told)
+    print(f"{made} Pods in {time.monotonic() - begun:.0f} s: highest {writer.mebibytes('VmHWM'):.0f} MiB")
+    writer.end()
+    before, begun = api.patches, time.monotonic()
+    writer = Writer(folder, kubeconfig, store)
+    await writer.ready()
+    await until(lambda: writer.metric("memopod_writer_steps_unchanged_total") >= made)
+    print(
+        f"start over {made} recorded Pods: {time.monotonic() - begun:.1f} s, "
+        f"{writer.metric('memopod_writer_steps_recorded_total'):.0f} writes, {api.patches - before} patches, "
+        f"highest {writer.mebibytes('VmHWM'):.0f} MiB"
+    )
+    writer.end()
+    await api.stop()
+    store.kill()
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="what", required=True)
+    for name, pods in (("throughput", 6000), ("memory", 100_000), ("relist", 50_000)):
+        commands.add_parser(name).add_argument("--pods", type=int, default=pods)
+    lagging = commands.add_parser("lag")
+    lagging.add_argument("--rate", type=float, default=50)
+    lagging.add_argument("--seconds", type=float, default=60)
+    args = parser.parse_args()
+    model = next(
+        (s for s in Path("/proc/cpuinfo").read_text().splitlines() if s.startswith("model name")), ""
+    )
+    print(f"{os.cpu_count()} cores,{model.partition(':')[2]}, {platform.system()} {platform.release()}")
+    run = {"throughput": throughput, "memory": memory, "relist": memory, "lag": lag}[args.what]
+    with tempfile.TemporaryDirectory() as folder:
+        asyncio.run(run(args, Path(folder)))
+
+
+if __name__ == "__main__":
+    main()
