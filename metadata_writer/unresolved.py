@@ -26,7 +26,6 @@ _EVERY: Final = 60.0
 """Seconds between rounds: whoever is here was tried for three minutes already."""
 _TOGETHER: Final = 100
 """Steps whose places are asked for at once."""
-_FILTER: Final = " OR ".join(f"custom_properties.{name}.string_value != ''" for name in PLACES.values())
 
 
 class Unresolved:
@@ -63,12 +62,16 @@ class Unresolved:
         return joined
 
     async def _lacking(self) -> AsyncIterator[StepRecord]:
-        request = service.GetExecutionsRequest()
-        request.options.filter_query = _FILTER
-        async for execution in list_all(self._store, "GetExecutions", request):
-            record = as_record(execution)
-            if record is not None and self._shards.leads(record.run.namespace):
-                yield record
+        seen: set[int] = set()
+        for name in PLACES.values():
+            # A filter with OR would find only those that have both: it joins the two.
+            request = service.GetExecutionsRequest()
+            request.options.filter_query = f"custom_properties.{name}.string_value != ''"
+            async for execution in list_all(self._store, "GetExecutions", request):
+                record = as_record(execution) if execution.id not in seen else None
+                seen.add(execution.id)
+                if record is not None and self._shards.leads(record.run.namespace):
+                    yield record
 
     async def _join(self, records: list[StepRecord]) -> int:
         known = await self._known([place for record in records for place in _places(record)])
