@@ -25,6 +25,7 @@ class OneByOne:
         self._patching = http.client.HTTPConnection(address.hostname, address.port)
         self._channel = grpc.insecure_channel(store)
         self._contexts = {}
+        self._recorded = set()
 
     def call(self, rpc, request, answer):
         path = f"/ml_metadata.MetadataStoreService/{rpc}"
@@ -38,9 +39,9 @@ class OneByOne:
         for line in stream:
             event = json.loads(line)
             pod = event["object"]
-            if event["type"] == "BOOKMARK" or "metadata_written" in str(pod["metadata"]["labels"]):
-                continue
-            self.record(pod)
+            if event["type"] != "BOOKMARK" and pod["metadata"]["name"] not in self._recorded:
+                self._recorded.add(pod["metadata"]["name"])
+                self.record(pod)
 
     def record(self, pod):
         labels = pod["metadata"]["labels"]

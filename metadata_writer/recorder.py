@@ -142,8 +142,12 @@ class Recorder:
         return [results[wish.record.external_id] for wish in wishes]
 
     async def _wave(self, wishes: Sequence[Wish]) -> dict[str, Result]:
+        records = [wish.record for wish in wishes]
+        lore: _Lore | None = None
         try:
-            lore = await self._ask([wish.record for wish in wishes])
+            lore = await self._ask(records)
+            types = await self._types.ids(records)
+            await self._runs.prepare((record.run for record in records), types.run)
         except StoreUnavailable as error:
             return {wish.record.external_id: error for wish in wishes}
         except StoreError:

@@ -7,7 +7,9 @@ its name shares the context, as with Kubeflow's writer.
 """
 
 import dataclasses
+import re
 from collections import OrderedDict
+from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
 from ml_metadata.proto import metadata_store_pb2 as mlmd
@@ -17,6 +19,9 @@ from memopod.mlmd import AlreadyExists, StoreClient
 from metadata_writer.records import RUN_TYPE, Run
 
 _NAMESPACE: Final = "namespace"
+_PLAIN: Final = re.compile(r"[a-z0-9.-]+")
+"""What Kubernetes calls a name; any other cannot be put into a query."""
+_PAGE: Final = 100
 _REMEMBERED: Final = 10_000
 """Runs; one that is forgotten costs one more question."""
 
@@ -39,14 +44,43 @@ class RunRegistry:
         """Ask again for everything."""
         self._found.clear()
 
+    async def prepare(self, runs: Iterable[Run], type_id: int) -> None:
+        """Learn or make the contexts of many runs by two calls; what is not that simple is left to `context`.
+
+        Raises StoreError.
+        """
+        unknown: dict[str, Run] = {}
+        for run in map(_bare, runs):
+            if run not in self._found and _PLAIN.fullmatch(run.name):
+                unknown.setdefault(run.name, run)
+        names = list(unknown)[:_PAGE]
+        if len(names) < 2:
+            return
+        there = await self._look_up_all(names)
+        missing = [name for name in names if name not in there]
+        for name, context in there.items():
+            if _namespace(context) in ("", unknown[name].namespace):
+                self._remember(unknown[name], RunContext(context.id, _message(unknown[name], name, type_id)))
+        if missing:
+            messages = [_message(unknown[name], name, type_id) for name in missing]
+            try:
+                answer = await self._store.call("PutContexts", service.PutContextsRequest(contexts=messages))
+            except AlreadyExists:
+                return  # somebody else made one of them meanwhile
+            for name, context_id, message in zip(missing, answer.context_ids, messages, strict=True):
+                self._remember(unknown[name], RunContext(context_id, message))
+
     async def context(self, run: Run, type_id: int) -> RunContext:
         """The run's context, made where there is none. Raises StoreError."""
-        run = dataclasses.replace(run, pipeline=None)
+        run = _bare(run)
         if run not in self._found:
-            self._found[run] = await self._find(run, type_id)
-            if len(self._found) > _REMEMBERED:
-                self._found.popitem(last=False)
+            self._remember(run, await self._find(run, type_id))
         return self._found[run]
+
+    def _remember(self, run: Run, context: RunContext) -> None:
+        self._found[run] = context
+        if len(self._found) > _REMEMBERED:
+            self._found.popitem(last=False)
 
     async def _find(self, run: Run, type_id: int) -> RunContext:
         for name in (run.name, f"{run.namespace}/{run.name}"):
@@ -69,6 +103,19 @@ class RunRegistry:
         request = service.GetContextByTypeAndNameRequest(type_name=RUN_TYPE, context_name=name)
         answer = await self._store.call("GetContextByTypeAndName", request)
         return answer.context if answer.HasField("context") else None
+
+    async def _look_up_all(self, names: Iterable[str]) -> dict[str, Any]:
+        quoted = ",".join(f"'{name}'" for name in names)
+        request = service.GetContextsRequest()
+        request.options.filter_query = f"type = '{RUN_TYPE}' AND name IN ({quoted})"
+        request.options.max_result_size = _PAGE
+        answer = await self._store.call("GetContexts", request)
+        return {context.name: context for context in answer.contexts}
+
+
+def _bare(run: Run) -> Run:
+    """The run without what does not name its context."""
+    return dataclasses.replace(run, pipeline=None)
 
 
 def _namespace(context: Any) -> str:
