@@ -69,6 +69,7 @@ class Sighting:
 class _Step:
     """`settled`: it is recorded as it was last seen, so nothing has to be kept for it."""
 
+    namespace: str
     pod: ObjectRef | None = None
     pod_facts: int = 0
     node_facts: str = ""
@@ -161,7 +162,7 @@ class Sightings:
             self._delete_pod(key, str(pod["metadata"]["uid"]), pod)
             return
         metadata, facts = pod["metadata"], pod_facts(pod)
-        step = self._step(key)
+        step = self._step(key, pod)
         same = step.pod is not None and step.pod.uid == metadata["uid"] and step.pod_facts == facts
         step.pod = ObjectRef(metadata.get("namespace", ""), metadata["name"], metadata["uid"])
         if same:
@@ -172,9 +173,9 @@ class Sightings:
         self._changed(key)
 
     def _delete_pod(self, key: StepKey, uid: str, pod: Mapping[str, Any] | None) -> None:
-        step = self._step(key)
-        if step.pod is not None and step.pod.uid != uid:
-            return  # Argo has made it anew
+        step = self._step(key, pod) if pod is not None else self._steps.get(key[0], {}).get(key[1])
+        if step is None or (step.pod is not None and step.pod.uid != uid):
+            return  # forgotten already, or Argo has made it anew
         step.pod = None
         if step.settled:
             self._live.drop(("pod", key))
@@ -215,7 +216,7 @@ class Sightings:
             return
         if node_skip_reason(workflow, node) is not None:
             return
-        step = self._step((uid, node_id))
+        step = self._step((uid, node_id), workflow)
         step.node_facts, step.settled = facts, False
         self._live.put(("node", (uid, node_id)), node)
         self._changed((uid, node_id))
@@ -240,7 +241,7 @@ class Sightings:
     def look(self, key: StepKey) -> Sighting:
         """The newest that is known of a step."""
         uid, node_id = key
-        step = self._steps.get(uid, {}).get(node_id) or _Step()
+        step = self._steps.get(uid, {}).get(node_id) or _Step("")
         seen = self._workflows.get(uid)
         return Sighting(
             pod=self._body("pod", key),
@@ -258,12 +259,9 @@ class Sightings:
         return step is not None and bool(step.node_facts) and self._body("node", key) is None
 
     def namespace(self, key: StepKey) -> str:
-        """The namespace of a step; empty once neither Pod nor Workflow is there."""
+        """The namespace of a step; empty for one that was forgotten."""
         step = self._steps.get(key[0], {}).get(key[1])
-        if step is not None and step.pod is not None:
-            return step.pod.namespace
-        seen = self._workflows.get(key[0])
-        return seen.ref.namespace if seen is not None else ""
+        return step.namespace if step is not None else ""
 
     def settle(self, key: StepKey) -> None:
         """A step is recorded as it was last seen: what was kept of it may go."""
@@ -301,8 +299,11 @@ class Sightings:
             self._tell_dropped(self._live.move(("node", key), self._gone))
             self._changed(key)
 
-    def _step(self, key: StepKey) -> _Step:
-        return self._steps.setdefault(key[0], {}).setdefault(key[1], _Step())
+    def _step(self, key: StepKey, of: Mapping[str, Any]) -> _Step:
+        steps = self._steps.setdefault(key[0], {})
+        if key[1] not in steps:
+            steps[key[1]] = _Step(sys.intern(of["metadata"].get("namespace", "")))
+        return steps[key[1]]
 
     def _body(self, kind: Kind, key: StepKey | str) -> Any | None:
         return self._live.get((kind, key)) or self._gone.get((kind, key))

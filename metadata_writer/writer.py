@@ -183,8 +183,8 @@ class Writer:
 
     def _leads(self, key: StepKey) -> bool:
         namespace = self.sightings.namespace(key)
-        if self._shards.leads(namespace):
-            return True
+        if not namespace or self._shards.leads(namespace):
+            return True  # of a step that was forgotten there is nothing to write
         self._lag.since.pop(key, None)
         self._parked.setdefault(shard_of(namespace, self._shards.count), set()).add(key)
         return False

@@ -253,3 +253,18 @@ def test_a_workflow_is_kept_without_its_nodes(seen, workflow, key):
     seen.on_workflow("ADDED", workflow)
     assert seen.look(key).workflow == essential_workflow(workflow)
     assert "nodes" not in seen.look(key).workflow["status"]
+
+
+def test_the_namespace_of_a_step_is_known_as_long_as_it_has_to_be_recorded(seen, pod, workflow, key):
+    seen.on_workflow("ADDED", workflow)
+    seen.on_pod("ADDED", pod)
+    seen.on_workflow("DELETED", workflow)
+    seen.on_pod("DELETED", pod)
+    assert seen.namespace(key) == pod["metadata"]["namespace"]
+    seen.settle(key)
+    assert seen.namespace(key) == ""
+
+
+def test_a_deletion_of_what_was_forgotten_brings_nothing_back(seen, pod):
+    seen.on_pod("DELETED", seen.keep_pod(pod))
+    assert (seen.steps, seen.taken()) == (0, [])
