@@ -52,6 +52,7 @@ class Explanation:
     key: str
     entry: str | None
     source_pod: str | None
+    waits_for: str | None
     nearest: Candidate | None
     differences: Sequence[Difference]
     whole: bool
@@ -139,6 +140,7 @@ class Why:
             namespace=subject.namespace, pod=subject.pod, template=subject.template, key=subject.key,
             decision=marks.get(names.DECISION, ""), reason=marks.get(names.REASON, ""),
             entry=entry or (subject.own.id if subject.own else None), source_pod=source, nearest=chosen,
+            waits_for=None if names.DECISION in marks else marks.get(names.WAITS_FOR),
             differences=await self._differences(subject, pod, chosen) if chosen else (),
             whole=subject.whole,
         )  # fmt: skip

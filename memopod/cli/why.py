@@ -125,6 +125,8 @@ def _headline(found: Explanation) -> Iterator[str]:
         yield f"reused: {found.sentence} ({found.source_pod or 'an earlier run'})"
     elif found.decision:
         yield f"ran: {found.sentence} ({found.reason})"
+    elif found.waits_for:
+        yield f"waits for {found.waits_for}, which runs the identical step"
     elif found.entry:
         yield f"an entry has its key: {found.entry[:_SHORT_ID]}"
     else:
@@ -158,6 +160,7 @@ def _document(found: Explanation) -> dict[str, Any]:
         "key": found.key or None,
         "entry": found.entry,
         "source_pod": found.source_pod,
+        "waits_for": found.waits_for,
         "complete": found.whole,
         "nearest": near
         and {

@@ -237,12 +237,23 @@ def test_a_claim_named_as_one_of_argos_volumes_is_still_a_claim(make_pod):
         key_of(pod)
 
 
-@pytest.mark.parametrize("change", [{"daemon": True}, {"http": {"url": "u"}, "container": None}])
-def test_templates_that_do_not_end_or_do_not_run_here_have_no_key(make_pod, change):
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"daemon": True}, "template-daemon"),
+        ({"resource": {"action": "create"}}, "template-resource"),
+        ({"memoize": {"key": "k"}}, "template-memoized"),
+        ({"http": {"url": "u"}, "container": None}, "template-kind"),
+        ({"plugin": {"p": {}}, "container": None}, "template-kind"),
+        ({"data": {"source": {}}, "container": None}, "template-kind"),
+    ],
+)
+def test_templates_that_do_not_end_or_do_not_run_here_have_no_key(make_pod, change, reason):
     pod = make_pod()
     template(pod, lambda t: t.update(change))
-    with pytest.raises(Unkeyable):
+    with pytest.raises(Unkeyable) as error:
         key_of(pod)
+    assert error.value.reason == reason
 
 
 def test_sidecars_that_a_cluster_ignores_are_no_part_of_the_key(make_pod):
