@@ -18,6 +18,7 @@ from memopod.steps.inputs import (
     ignored_inputs,
     input_artifacts,
     offload_name,
+    offloaded_arguments,
 )  # fmt: skip
 from memopod.steps.key import KeyRules, Unkeyable, entry_key, evidence, with_template
 from memopod.steps.locations import Location
@@ -64,7 +65,7 @@ class Identifier:
         config_map = await self._config_map(step.namespace, name, optional=False)
         data: Mapping[str, str] = (config_map or {}).get("data") or {}
         versions["offloaded"] = _version(config_map)
-        known["offloaded.args"] = data.get(names.ENV_ARGS_FILE)
+        known["offloaded.args"] = offloaded_arguments(data)
         if step.template is not None:
             return step
         try:

@@ -14,6 +14,8 @@ _SCHEDULED = (
     "scheduledworkflows.kubeflow.org/scheduledWorkflowName",
 )
 """Labels of Workflows that a schedule made: their names end in a time, or in a count and a digest."""
+_KILLED = (137, 143)
+"""Exit codes of a sidecar that Argo ended after the step's own program: SIGKILL and SIGTERM."""
 _GARBAGE_COLLECTED = ("OnWorkflowCompletion", "OnWorkflowDeletion")
 
 
@@ -51,9 +53,11 @@ def execution_of(step: Step) -> Execution:
     if status.get("phase") != "Succeeded" or not step.pod["spec"].get("nodeName"):
         raise NotRecordable("the Pod was not seen to run on a node and succeed")
     ends = []
+    sidecars = {str(sidecar.get("name")) for sidecar in (step.template or {}).get("sidecars") or ()}
     for container in status.get("containerStatuses") or ():
         ended = (container.get("state") or {}).get("terminated") or {}
-        if ended.get("exitCode") != 0:
+        killed = container.get("name") in sidecars and ended.get("exitCode") in _KILLED
+        if ended.get("exitCode") != 0 and not killed:
             raise NotRecordable("a container did not end with exit code 0")
         ends.append(from_text(ended.get("finishedAt")))
     main = _main_status(status)

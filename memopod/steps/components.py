@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from memopod.steps import names
-from memopod.steps.argo import Step, containers, environment, main_container
+from memopod.steps.argo import Step, containers, environment
 from memopod.steps.locations import KINDS
 from memopod.steps.volumes import MOUNTS, counted_mounts, counted_volumes
 
@@ -108,10 +108,9 @@ def own_command(command: Sequence[str]) -> list[str]:
     return list(command)
 
 
-def args_file(step: Step) -> str | None:
-    """Path of the file that holds `main`'s arguments, where Argo put them into a ConfigMap."""
-    main = main_container(step.pod)
-    return environment(main, names.ENV_ARGS_FILE) if main else None
+def has_args_file(step: Step) -> bool:
+    """Whether Argo put a container's arguments into the ConfigMap that is named after the Pod."""
+    return any(environment(container, names.ENV_ARGS_FILE) for container in containers(step.pod))
 
 
 def _named(*parts: str) -> str:

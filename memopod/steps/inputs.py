@@ -11,7 +11,7 @@ from typing import Any
 
 from memopod.steps import names
 from memopod.steps.argo import Step
-from memopod.steps.components import args_file, counted_containers
+from memopod.steps.components import counted_containers, has_args_file
 from memopod.steps.key import KeyRules, Unkeyable
 from memopod.steps.locations import Location, resolve
 from memopod.steps.volumes import counted_volumes
@@ -44,7 +44,13 @@ class ConfigMapUse:
 
 def offload_name(step: Step) -> str | None:
     """Name of the ConfigMap with the template or arguments that Argo offloaded, None if it did not."""
-    return step.pod_name if step.template is None or args_file(step) else None
+    return step.pod_name if step.template is None or has_args_file(step) else None
+
+
+def offloaded_arguments(data: Mapping[str, str]) -> Any:
+    """What enters the key of the ConfigMap of `offload_name`: all that is in it but the template."""
+    others = {name: text for name, text in data.items() if name != names.ENV_TEMPLATE}
+    return others if others.keys() - {names.ENV_ARGS_FILE} else others.get(names.ENV_ARGS_FILE)
 
 
 def config_maps(step: Step, rules: KeyRules) -> dict[str, ConfigMapUse]:

@@ -123,6 +123,27 @@ def test_a_workflow_templates_collection_counts_too(sample):
         check_lifetime(step, workflow)
 
 
+@pytest.mark.parametrize(
+    ("name", "code", "recordable"),
+    [
+        ("proxy", 143, True),
+        ("proxy", 137, True),
+        ("proxy", 1, False),
+        ("main", 143, False),
+        ("wait", 137, False),
+    ],
+)
+def test_a_sidecar_may_be_killed_once_the_step_has_ended_and_nothing_else_may(sample, name, code, recordable):
+    pod = sample("4.1.2", "rich.pod")
+    status = next(c for c in pod["status"]["containerStatuses"] if c["name"] == name)
+    status["state"]["terminated"]["exitCode"] = code
+    if recordable:
+        assert execution_of(read_step(pod))
+    else:
+        with pytest.raises(NotRecordable, match="exit code 0"):
+            execution_of(read_step(pod))
+
+
 def put_out(**told):
     location = Location("s3", "minio:9000", "b", "train/train-1/model")
     return Outputs(

@@ -11,7 +11,13 @@ from step_edits import main, set_env, template, volume
 from memopod.steps import names, read_step
 from memopod.steps.components import own_command
 from memopod.steps.framing import canonical
-from memopod.steps.inputs import config_map_content, config_maps, input_artifacts
+from memopod.steps.inputs import (
+    config_map_content,
+    config_maps,
+    input_artifacts,
+    offload_name,
+    offloaded_arguments,
+)
 from memopod.steps.key import (
     KeyRules,
     Unkeyable,
@@ -348,6 +354,19 @@ def test_an_entry_key_needs_the_offloaded_template(sample):
     other = entry_key(whole, {"offloaded.args": "other"})
     assert key.digest != other.digest
     assert {n for n in key.components if key.components[n] != other.components[n]} == {"offloaded.args"}
+
+
+def test_arguments_that_argo_offloads_count_whichever_container_they_are_of(make_pod):
+    pod = make_pod()
+    assert offload_name(read_step(pod)) is None
+    pod["spec"]["containers"].append(
+        {"name": "other", "env": [{"name": names.ENV_ARGS_FILE, "value": "/argo/config/x"}]}
+    )
+    assert offload_name(read_step(pod)) == pod["metadata"]["name"]
+    one = {names.ENV_TEMPLATE: "{}", names.ENV_ARGS_FILE: "a"}
+    assert offloaded_arguments(one) == "a"
+    assert offloaded_arguments({names.ENV_TEMPLATE: "{}"}) is None
+    assert offloaded_arguments({**one, "more": "b"}) == {names.ENV_ARGS_FILE: "a", "more": "b"}
 
 
 def test_evidence_differs_when_a_version_does(sample):
