@@ -38,6 +38,14 @@ def test_a_bad_flag_is_one_message_and_no_traceback(module, arguments):
     assert arguments[-1].lstrip("-") in result.stderr
 
 
+def test_the_janitor_needs_no_database():
+    code = "import cache_server.janitor, sys; print(*{'sqlalchemy', 'redis', 'obstore'} & set(sys.modules))"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert result.stdout == "\n"
+
+
 def test_every_package_says_what_it_is_for():
     packages = [
         path
