@@ -25,7 +25,7 @@ _ANNOTATIONS_LIMIT = 262_144 - 16_384
 OWNED = (
     names.KEY, names.ENTRY_KEY, names.COMPONENTS, names.SEAL, names.HOLD_UNTIL, names.CLAIMED_BY,
     names.WAITS_FOR, names.INPUTS, names.DECISION, names.REASON, names.ENTRY, names.SOURCE_POD,
-    names.SOURCE_EXECUTION, names.AUDITS,
+    names.SOURCE_EXECUTION, names.SOURCE_LOGS, names.AUDITS,
 )  # fmt: skip
 """Annotations that only memopod may set."""
 

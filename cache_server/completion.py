@@ -117,6 +117,7 @@ class Completer:
             entry=step.annotations[names.ENTRY],
             source_pod=step.annotations.get(names.SOURCE_POD, ""),
             source_execution=step.annotations.get(names.SOURCE_EXECUTION, ""),
+            source_logs=step.annotations.get(names.SOURCE_LOGS),
         )  # fmt: skip
 
     async def _label(self, pod: Pod, labels: Mapping[str, str]) -> None:

@@ -255,7 +255,7 @@ class Controller:
         wanted = task_result(
             decision.step, decision.outputs,
             entry=entry.id, source_pod=entry.pod_name,
-            source_execution=f"{entry.workflow_uid}/{entry.node_id}",
+            source_execution=f"{entry.workflow_uid}/{entry.node_id}", source_logs=entry.outputs.logs,
         )  # fmt: skip
         try:
             result = await self._write_result(wanted, pod)

@@ -146,7 +146,7 @@ class Decider:
         return await self._look_up(step, known)
 
     async def _look_up(self, step: Step, known: list[Identity]) -> Decision:
-        identity = await self._identifier.identify(step)
+        identity = await self._identifier.identify(step, patient=True)
         known.append(identity)
         entry = await self._entries.find(step.namespace, identity.key.digest)
         return await self._weigh(identity, entry)

@@ -5,6 +5,7 @@ from typing import Any
 
 from cache_server.artifacts import Artifacts
 from cache_server.entries import Entries, Entry
+from cache_server.recordings import Recordings
 from cache_server.webhook import decode_template
 from memopod.kube import CONFIG_MAPS, Client, Forbidden, NotFound
 from memopod.steps import Step, names
@@ -24,18 +25,23 @@ from memopod.steps.key import KeyRules, Unkeyable, entry_key, evidence, with_tem
 from memopod.steps.locations import Location
 from memopod.steps.times import to_text
 
+_PRODUCER_SECONDS = 2.0
+"""How long an input's producer that is being recorded is waited for: a decision has 5 s in all."""
+
 
 class Identifier:
-    """Tells who a step is."""
+    """Tells who a step is. `recordings` are told by whoever records runs in this process."""
 
     def __init__(self, client: Client, artifacts: Artifacts, entries: Entries, rules: KeyRules) -> None:
         self._client = client
         self._artifacts = artifacts
         self._entries = entries
         self._rules = rules
+        self.recordings = Recordings()
 
-    async def identify(self, step: Step) -> Identity:
-        """Read what enters the step's entry key.
+    async def identify(self, step: Step, *, patient: bool = False) -> Identity:
+        """Read what enters the step's entry key; `patient`: an input's producer that is being recorded
+        right now is waited for, for two seconds at most.
 
         Raises Unkeyable when there is no key; kube.ApiError, ArtifactStoreUnavailable or
         EntriesUnavailable when somebody did not answer.
@@ -49,7 +55,7 @@ class Identifier:
             versions[f"configmap.{name}"] = _version(config_map)
         for artifact in input_artifacts(step):
             name = f"input.{artifact.name}"
-            known[name], versions[name] = await self._artifact_identity(step, artifact)
+            known[name], versions[name] = await self._artifact_identity(step, artifact, patient=patient)
         ignored = ignored_inputs(step)
         if ignored:
             known["ignored-inputs"] = sorted(ignored)
@@ -83,7 +89,9 @@ class Identifier:
         except Forbidden as error:
             raise Unkeyable("configmap-unreadable") from error
 
-    async def _artifact_identity(self, step: Step, artifact: InputArtifact) -> tuple[Any, Any]:
+    async def _artifact_identity(
+        self, step: Step, artifact: InputArtifact, *, patient: bool
+    ) -> tuple[Any, Any]:
         """Identity of an input, the strongest that can be told, and when it was written.
 
         Its content; else its location and the version there; else its location and the entry that
@@ -101,6 +109,12 @@ class Identifier:
             if state.etag:
                 return ["version", location.endpoint, location.uri, state.etag, state.size], written
         producer = await self._entries.producer(step.namespace, location)
+        if (
+            producer is None
+            and patient
+            and await self.recordings.settled(step.namespace, location, _PRODUCER_SECONDS)
+        ):
+            producer = await self._entries.producer(step.namespace, location)
         if producer is not None and _stands_alone(producer, location):
             return ["produced", location.endpoint, location.uri, producer.id], None
         raise Unkeyable("input-unknown")

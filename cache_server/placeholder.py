@@ -152,6 +152,7 @@ def _reused(decision: Reuse, known: str | None, key: str, sealed: str, rules: Pl
         names.REASON: "hit",
         names.ENTRY: entry.id,
         **({names.SOURCE_POD: entry.pod_name} if entry.pod_name else {}),
+        **({names.SOURCE_LOGS: entry.outputs.logs} if entry.outputs.logs else {}),
         **({names.SOURCE_EXECUTION: f"{entry.workflow_uid}/{entry.node_id}"} if entry.node_id else {}),
     }
     labels = {

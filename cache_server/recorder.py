@@ -64,6 +64,7 @@ class Recorder:
         self._on_end = on_end
         self._on_recorded = on_recorded
         self._jobs = Jobs(concurrency)
+        self._recordings = identifier.recordings
         self._seen: set[str] = set()
 
     def see(self, pod: Mapping[str, Any]) -> None:
@@ -72,8 +73,9 @@ class Recorder:
         if uid in self._seen or uid in self._jobs or not is_candidate(pod) or not self._leads():
             return
         self._seen.add(uid)
+        self._recordings.begin(pod)
         name = f"record:{pod['metadata']['namespace']}/{pod['metadata']['name']}"
-        self._jobs.start(uid, name, lambda: self._record_patiently(pod))
+        self._jobs.start(uid, name, lambda: self._record_and_tell(pod))
 
     def forget(self, pod: Mapping[str, Any]) -> None:
         """Drop what is remembered of a Pod that is gone; recording it goes on if it has begun."""
@@ -82,6 +84,12 @@ class Recorder:
     async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 (bounds a set of tasks)
         """Let recordings under way end; those that take longer are taken up by the next leader."""
         await self._jobs.drain(timeout)
+
+    async def _record_and_tell(self, pod: Mapping[str, Any]) -> None:
+        try:
+            await self._record_patiently(pod)
+        finally:
+            self._recordings.end(pod)
 
     async def _record_patiently(self, pod: Mapping[str, Any]) -> None:
         """Try until it is recorded, or certain that it cannot be, or the patience is at its end."""

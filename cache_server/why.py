@@ -53,6 +53,7 @@ class Explanation:
     entry: str | None
     source_pod: str | None
     waits_for: str | None
+    source_logs: str | None
     nearest: Candidate | None
     differences: Sequence[Difference]
     whole: bool
@@ -139,7 +140,8 @@ class Why:
         return Explanation(
             namespace=subject.namespace, pod=subject.pod, template=subject.template, key=subject.key,
             decision=marks.get(names.DECISION, ""), reason=marks.get(names.REASON, ""),
-            entry=entry or (subject.own.id if subject.own else None), source_pod=source, nearest=chosen,
+            entry=entry or (subject.own.id if subject.own else None), source_pod=source,
+            source_logs=marks.get(names.SOURCE_LOGS), nearest=chosen,
             waits_for=None if names.DECISION in marks else marks.get(names.WAITS_FOR),
             differences=await self._differences(subject, pod, chosen) if chosen else (),
             whole=subject.whole,

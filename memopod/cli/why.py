@@ -123,6 +123,8 @@ def _show(found: Explanation, flags: str) -> None:
 def _headline(found: Explanation) -> Iterator[str]:
     if found.decision == "reuse":
         yield f"reused: {found.sentence} ({found.source_pod or 'an earlier run'})"
+        if found.source_logs:
+            yield f"its log: {found.source_logs}"
     elif found.decision:
         yield f"ran: {found.sentence} ({found.reason})"
     elif found.waits_for:
@@ -161,6 +163,7 @@ def _document(found: Explanation) -> dict[str, Any]:
         "entry": found.entry,
         "source_pod": found.source_pod,
         "waits_for": found.waits_for,
+        "source_logs": found.source_logs,
         "complete": found.whole,
         "nearest": near
         and {

@@ -13,14 +13,20 @@ from memopod.steps import names
 from memopod.steps.argo import Step, has_template_everywhere
 from memopod.steps.outputs import declared
 
-_FORWARDED = (names.REASON, names.SOURCE_POD, names.SOURCE_EXECUTION)
+_FORWARDED = (names.REASON, names.SOURCE_POD, names.SOURCE_EXECUTION, names.SOURCE_LOGS)
 """Annotations of the WorkflowTaskResult that the finished Pod gets too."""
 _ANNOTATIONS_LIMIT = 262_144 - 4_096
 """Bytes that the annotations of one object may hold in all (Kubernetes), less room for our own."""
 
 
 def task_result(
-    step: Step, outputs: Mapping[str, Any], *, entry: str, source_pod: str, source_execution: str
+    step: Step,
+    outputs: Mapping[str, Any],
+    *,
+    entry: str,
+    source_pod: str,
+    source_execution: str,
+    source_logs: str | None = None,
 ) -> dict[str, Any]:
     """A finished WorkflowTaskResult, as Argo's executor leaves one behind, marked as memopod's.
 
@@ -45,6 +51,7 @@ def task_result(
                 names.REASON: "hit",
                 names.SOURCE_POD: source_pod,
                 names.SOURCE_EXECUTION: source_execution,
+                **({names.SOURCE_LOGS: source_logs} if source_logs else {}),
             },
             "ownerReferences": [
                 {

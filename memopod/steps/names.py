@@ -42,6 +42,8 @@ SOURCE_POD: Final = "memopod.io/source-pod"
 """Pod whose run produced the reused outputs."""
 SOURCE_EXECUTION: Final = "memopod.io/source-execution"
 """`<Workflow UID>/<node id>` of the run that produced the reused outputs."""
+SOURCE_LOGS: Final = "memopod.io/source-logs"
+"""URI of the archived log of the run that produced the reused outputs, where Argo archived it."""
 
 # What a user writes to control a step.
 OPT_IN_LABEL: Final = "memopod.io/cache"

@@ -20,6 +20,10 @@ _LARGEST_NODES = 64 * 1024 * 1024
 """Bytes. Packed nodes have to fit into an object of at most 1.5 MiB; twenty times that is generous."""
 
 
+_MAIN_LOGS = "main-logs"
+"""Name that Argo gives to the archived log of `main`."""
+
+
 class OutputsMismatch(ValueError):
     """Stored outputs are not those that the template declares. The message names no values."""
 
@@ -47,11 +51,15 @@ class OutputArtifact:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outputs:
-    """All that a step put out; `result` is the standard output that a script template returns."""
+    """All that a step put out; `result` is the standard output that a script template returns.
+
+    `logs` is the URI of the log of `main`, where Argo archived it.
+    """
 
     parameters: Mapping[str, str]
     artifacts: tuple[OutputArtifact, ...] = ()
     result: str | None = None
+    logs: str | None = None
 
     def artifact(self, name: str) -> OutputArtifact | None:
         """The artifact of that name."""
@@ -59,12 +67,13 @@ class Outputs:
 
     def to_json(self) -> dict[str, Any]:
         """As stored with an entry: `{"parameters": {name: value}, "result": text or null,
-        "artifacts": [{"name", "kind", "endpoint", "bucket", "key", "reported", "size", "etag",
-        "digest"}]}`.
+        "logs": URI or null, "artifacts": [{"name", "kind", "endpoint", "bucket", "key", "reported", "size",
+        "etag", "digest"}]}`.
         """
         return {
             "parameters": dict(self.parameters),
             "result": self.result,
+            "logs": self.logs,
             "artifacts": [
                 {
                     "name": a.name,
@@ -87,6 +96,7 @@ class Outputs:
         return cls(
             parameters=stored["parameters"],
             result=stored["result"],
+            logs=stored.get("logs"),
             artifacts=tuple(
                 OutputArtifact(
                     name=a["name"],
@@ -188,7 +198,7 @@ def declared(template: Mapping[str, Any], what: str) -> list[Mapping[str, Any]]:
 
 
 def select_declared(step: Step, outputs: Outputs) -> Outputs:
-    """Keep what the template declares; log artifacts (`main-logs`), which Argo adds, are dropped.
+    """Keep what the template declares; of log artifacts (`main-logs`), which Argo adds, only `logs` stays.
 
     Raises OutputsMismatch if anything declared is missing, or something else was put out.
     """
@@ -203,7 +213,11 @@ def select_declared(step: Step, outputs: Outputs) -> Outputs:
         raise OutputsMismatch("output artifacts are not those that the template declares")
     if step.wants_result and outputs.result is None:
         raise OutputsMismatch("the step's result is expected, and there is none")
-    return replace(outputs, artifacts=kept, result=outputs.result if step.wants_result else None)
+    log = outputs.artifact(_MAIN_LOGS) if _MAIN_LOGS in logs else None
+    return replace(
+        outputs, artifacts=kept, result=outputs.result if step.wants_result else None,
+        logs=log.location.uri if log else outputs.logs,
+    )  # fmt: skip
 
 
 def fill_declared(step: Step, stored: Outputs) -> dict[str, Any]:

@@ -440,8 +440,6 @@ async def test_outputs_that_come_late_are_waited_for(cluster, parts):
 
 
 def with_artifact(pod):
-    import json
-
     for variable in pod["spec"]["initContainers"][0]["env"]:
         if variable["name"] == "ARGO_TEMPLATE":
             template = json.loads(variable["value"])
@@ -487,6 +485,20 @@ async def test_an_artifact_that_is_there_unchanged_is_reused_where_it_is(cluster
     reused = (await cluster.result(pod))["outputs"]["artifacts"][0]
     assert reused["s3"] == {"key": f"artifacts/{entry.pod_name}/data"}
     assert reused["artifactGC"] == {"strategy": "Never"}
+
+
+async def test_a_reused_step_names_the_log_of_the_run_that_produced_its_outputs(cluster, parts, stored):
+    pod = await parts.decide(await cluster.held_pod(change=with_artifact))
+    outputs = stored.of(pod)
+    log = {"name": "main-logs", "s3": {"key": f"artifacts/{pod['metadata']['name']}/main.log"}}
+    (stored.path.parent / "main.log").write_text("what it said")
+    outputs["artifacts"].append(log)
+    entry = await parts.record(await cluster.run(pod, outputs))
+    assert [a.name for a in entry.outputs.artifacts] == ["data"]
+    pod = await parts.decide(await cluster.held_pod(change=with_artifact))
+    annotations = pod["metadata"]["annotations"]
+    assert annotations[names.SOURCE_POD] == entry.pod_name
+    assert annotations[names.SOURCE_LOGS] == f"minio://mlpipeline/{log['s3']['key']}"
 
 
 @pytest.mark.parametrize("damage", ["deleted", "changed"])
@@ -672,3 +684,76 @@ async def test_a_step_is_recorded_although_the_database_was_away_for_long(cluste
         while ended["metadata"]["uid"] in recorder._jobs:  # noqa: ASYNC110 (no event to wait for)
             await asyncio.sleep(0.01)
     assert await parts.record(ended) is not None
+
+
+# A step that follows another one within a moment: its input's producer is still being recorded.
+
+
+def consuming(key):
+    def change(pod):
+        for variable in pod["spec"]["initContainers"][0]["env"]:
+            if variable["name"] == names.ENV_TEMPLATE:
+                template = json.loads(variable["value"])
+                place = {"endpoint": "minio-service.kubeflow:9000", "bucket": "unknown", "key": key}
+                artifact = {"name": "in", "path": "/tmp/in", "s3": place}
+                template["inputs"] = {"artifacts": [artifact]}
+                variable["value"] = json.dumps(template)
+
+    return change
+
+
+def producing_elsewhere(pod):
+    with_artifact(pod)
+    for variable in pod["spec"]["initContainers"][0]["env"]:
+        if variable["name"] == names.ENV_TEMPLATE:
+            variable["value"] = variable["value"].replace("mlpipeline", "unknown")
+
+
+async def test_a_step_waits_until_the_producer_of_its_input_is_recorded(cluster, parts, monkeypatch):
+    pod = await parts.decide(await cluster.held_pod(change=producing_elsewhere))
+    key = f"artifacts/{pod['metadata']['name']}/data"
+    reported = {"artifacts": [{"name": "data", "path": "/tmp/d", "s3": {"key": key}}]}
+    ended = await cluster.run(pod, reported)
+    go_on, put = asyncio.Event(), parts.entries.put
+
+    async def late(entry):
+        await go_on.wait()
+        return await put(entry)
+
+    monkeypatch.setattr(parts.entries, "put", late)
+    parts.recorder.see(ended)
+    held = await cluster.held_pod(change=consuming(key))
+    parts.controller.see(held)
+    await asyncio.sleep(0.2)
+    assert is_held(await cluster.get(held)), "not decided while its producer is being recorded"
+    go_on.set()
+    await parts.controller.drain(30.0)
+    await parts.recorder.drain(30.0)
+    assert marks(await cluster.get(held)) == ("run", "miss")
+    parts.again()
+
+
+async def test_a_producer_that_is_not_being_recorded_is_not_waited_for(cluster, parts):
+    held = await cluster.held_pod(change=consuming("artifacts/nobody/data"))
+    assert marks(await parts.decide(held)) == ("run", "input-unknown")
+
+
+async def test_a_producer_whose_recording_takes_long_is_not_waited_for_beyond_the_deadline(
+    cluster, parts, monkeypatch
+):
+    monkeypatch.setattr("cache_server.identity._PRODUCER_SECONDS", 0.1)
+    pod = await parts.decide(await cluster.held_pod(change=producing_elsewhere))
+    key = f"artifacts/{pod['metadata']['name']}/data"
+    ended = await cluster.run(pod, {"artifacts": [{"name": "data", "path": "/tmp/d", "s3": {"key": key}}]})
+
+    async def never(_entry):
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(parts.entries, "put", never)
+    parts.recorder.see(ended)
+    held = await cluster.held_pod(change=consuming(key))
+    parts.controller.see(held)
+    await parts.controller.drain(30.0)
+    assert marks(await cluster.get(held)) == ("run", "input-unknown")
+    await parts.recorder.drain(0.0)
+    parts.again()

@@ -5,6 +5,7 @@ MEMOPOD_ARTIFACTS sets how many artifacts there are; `make test-artifacts` takes
 
 import asyncio
 import json
+import logging
 import os
 import random
 import urllib.request
@@ -15,6 +16,7 @@ from moto.server import ThreadedMotoServer
 from obstore.store import S3Store
 
 from cache_server.artifacts import Artifacts
+from cache_server.entries import open_entries
 from memopod.steps import names
 
 COUNT = int(os.environ.get("MEMOPOD_ARTIFACTS", "50"))
@@ -25,6 +27,7 @@ ENDPOINT, BUCKET = "minio-service.kubeflow:9000", "mlpipeline"
 def s3_url():
     """An S3 server on this machine with the bucket in it."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server.start()
     host, port = server.get_host_and_port()
     made = urllib.request.Request(f"http://{host}:{port}/{BUCKET}", method="PUT")
@@ -43,14 +46,17 @@ def store(s3_url):
 
 
 @pytest.fixture
-def s3_parts(parts, s3_url, monkeypatch):
+async def s3_parts(cluster, parts, s3_url, monkeypatch):
+    """Controller and recorder with that store; a slow machine is no reason to run a step here."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "reader")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     line = f"{ENDPOINT}/{BUCKET}=s3://{BUCKET}?endpoint={s3_url}&region=us-east-1"
     parts.artifacts = Artifacts.from_settings([line], call_timeout=20.0)
-    parts.rules = {"timeout": 30.0}
-    parts.again()
-    return parts
+    parts.rules = {"timeout": 60.0}
+    async with open_entries(f"sqlite:///{cluster.state / 's3.db'}", call_timeout=30.0) as entries:
+        parts.entries = entries
+        parts.again()
+        yield parts
 
 
 def producing(number, *, archive=None):
