@@ -11,7 +11,7 @@ from ml_metadata.proto import metadata_store_pb2
 
 from memopod.service import Health, configure_logs, parse, run
 from metadata_store import metrics
-from metadata_store.connection import for_core, opened_again, prepare_sqlite, server_config
+from metadata_store.connection import describe, for_core, opened_again, prepare_sqlite, server_config
 from metadata_store.health import GrpcHealth
 from metadata_store.login import reason
 from metadata_store.pool import Pool
@@ -21,6 +21,9 @@ from metadata_store.server import listen, options, server
 from metadata_store.settings import Settings
 
 _RETRY_SECONDS = 1.0
+# The core's words for them.
+_DOWNGRADED, _OTHER_SCHEMA = "Downgrade migration was performed", "MLMD database version"
+_OLDER = "is older than library version"
 _SQLITE_WORKERS, _WORKERS = 3, 4
 
 
@@ -50,10 +53,13 @@ async def serve(
 ) -> None:
     """Serve until `stop`, then let the calls under way finish. Raises OSError if it cannot start."""
     path = prepare_sqlite(config.connection_config)
-    await _make_schema(settings, config, patient=path is None)
+    if not await _make_schema(settings, config, patient=path is None):
+        return
     async with _pool(settings, config, one_writer=path is not None) as pool:
         health, probe = GrpcHealth(), Probe(pool, path)
-        grpc_server = server(pool, probe, health, arguments=settings.grpc_channel_arguments)
+        grpc_server = server(
+            pool, probe, health, arguments=settings.grpc_channel_arguments, access_log=settings.access_log
+        )
         port = listen(grpc_server, _address(settings), config)
         async with _http(settings, health), _probing(probe, health):
             await grpc_server.start()
@@ -66,27 +72,33 @@ async def serve(
 
 async def _make_schema(
     settings: Settings, config: metadata_store_pb2.MetadataStoreServerConfig, *, patient: bool
-) -> None:
-    """Create or upgrade the schema in one process, before several open the database at once."""
+) -> bool:
+    """Create or upgrade the schema in one process, before several open the database at once.
+
+    False if it was downgraded, after which there is nothing to serve. Raises CannotOpen.
+    """
     attempts = max(1, settings.metadata_store_connection_retries) if patient else 1
-    opening = Opening(
-        for_core(config.connection_config).SerializeToString(), config.migration_options.SerializeToString()
-    )
+    connection = config.connection_config
+    name = describe(connection)
+    opening = Opening(for_core(connection).SerializeToString(), config.migration_options.SerializeToString())
     for left in reversed(range(attempts)):
         try:
             process = await WorkerProcess.open(opening)
         except CannotOpen as error:
-            if not left:
-                raise CannotOpen(
-                    f"cannot open the database: {await reason(config.connection_config, error)}"
-                ) from error
-            structlog.get_logger().warning(
-                "cannot open the database yet", error=str(error), attempts_left=left
-            )
+            text = str(error)
+            if _DOWNGRADED in text:
+                structlog.get_logger().info("the schema was downgraded", database=name)
+                return False
+            if _OTHER_SCHEMA in text or not left:
+                text = await reason(connection, error)
+                advice = "; --enable_database_upgrade=true upgrades it, for good" if _OLDER in text else ""
+                raise CannotOpen(f"cannot open the database {name}: {text}{advice}") from error
+            structlog.get_logger().warning("cannot open the database yet", error=text, attempts_left=left)
             await asyncio.sleep(_RETRY_SECONDS)
         else:
             await process.end()
-            return
+            break
+    return True
 
 
 @asynccontextmanager

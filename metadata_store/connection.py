@@ -131,6 +131,19 @@ def prepare_sqlite(config: metadata_store_pb2.ConnectionConfig) -> str | None:
     return path
 
 
+def describe(config: metadata_store_pb2.ConnectionConfig) -> str:
+    """Which database is meant, without its password."""
+    kind = config.WhichOneof("config")
+    if kind == "sqlite":
+        return str(config.sqlite.filename_uri)
+    if kind == "mysql":
+        mysql = config.mysql
+        return f"mysql://{mysql.user}@{mysql.host or mysql.socket}:{mysql.port or 3306}/{mysql.database}"
+    postgresql = config.postgresql
+    where = f"{postgresql.host or postgresql.hostaddr}:{postgresql.port}"
+    return f"postgresql://{postgresql.user}@{where}/{postgresql.dbname}"
+
+
 def opened_again(config: metadata_store_pb2.ConnectionConfig) -> metadata_store_pb2.ConnectionConfig:
     """The same database, but a SQLite file that has vanished is not made anew, empty."""
     again = metadata_store_pb2.ConnectionConfig()

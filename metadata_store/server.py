@@ -4,7 +4,9 @@ import time
 from collections.abc import Awaitable, Callable
 
 import grpc
-from grpc_health.v1 import health_pb2_grpc
+import structlog
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
 from ml_metadata.proto import metadata_store_pb2
 
 from metadata_store.frames import Answer
@@ -23,17 +25,21 @@ _CODES = {code.value[0]: code for code in grpc.StatusCode}
 Handler = Callable[[bytes, grpc.aio.ServicerContext], Awaitable[bytes]]
 
 
-def server(pool: Pool, probe: Probe, health: GrpcHealth, *, arguments: str = "") -> grpc.aio.Server:
+def server(
+    pool: Pool, probe: Probe, health: GrpcHealth, *, arguments: str = "", access_log: bool = False
+) -> grpc.aio.Server:
     """A server, not yet listening. `arguments` are upstream's channel arguments, `key=value,...`."""
     result = grpc.aio.server(options=options(arguments))
     handlers = {
         rpc: grpc.unary_unary_rpc_method_handler(
-            _measured(rpc, _served(rpc, pool, probe) if rpc in SERVED else _unimplemented(rpc))
+            _measured(rpc, _served(rpc, pool, probe) if rpc in SERVED else _unimplemented(rpc), access_log)
         )
         for rpc in RPCS
     }
     result.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
     health_pb2_grpc.add_HealthServicer_to_server(health, result)
+    names = (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
+    reflection.enable_server_reflection(names, result)
     return result
 
 
@@ -104,21 +110,29 @@ def _unimplemented(rpc: str) -> Handler:
     return handle
 
 
-def _measured(rpc: str, handle: Handler) -> Handler:
+def _measured(rpc: str, handle: Handler, access_log: bool) -> Handler:
     seconds, count_ok = SECONDS.labels(rpc), CALLS.labels(rpc, "OK")
+    log = structlog.get_logger() if access_log else None
 
     async def measured(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
         started = time.perf_counter()
         code = "CANCELLED"  # the caller gave up: nothing below says otherwise
+        sent = 0
         try:
             response = await handle(request, context)
-            code = "OK"
+            code, sent = "OK", len(response)
             return response
         except grpc.aio.AbortError:
             code = _name(context.code())
             raise
         finally:
-            seconds.observe(time.perf_counter() - started)
+            took = time.perf_counter() - started
+            seconds.observe(took)
+            if log is not None:
+                log.info(
+                    "call", rpc=rpc, code=code, seconds=round(took, 6), peer=context.peer(),
+                    request_bytes=len(request), response_bytes=sent,
+                )  # fmt: skip
             (count_ok if code == "OK" else CALLS.labels(rpc, code)).inc()
 
     return measured

@@ -39,6 +39,9 @@ class Settings:
     drain_seconds: float = setting(
         20.0, "seconds that calls under way get on SIGTERM; less than Kubernetes' 30 s grace"
     )
+    access_log: bool = setting(
+        False, "log a line a call: RPC, code, seconds, peer and sizes; never what was asked or answered"
+    )
     log_level: str = setting("info", "debug, info, warning or error")
 
     grpc_channel_arguments: str = setting("", "gRPC channel arguments of the server, KEY=VALUE,...")

@@ -146,8 +146,8 @@ def start_store(tmp_path_factory):
     """Starts stores; all are stopped at the end of the module."""
     stores = []
 
-    def start(*flags, url=None):
-        store = StoreServer(tmp_path_factory.mktemp("store"), *flags, url=url)
+    def start(*flags, url=None, folder=None):
+        store = StoreServer(folder or tmp_path_factory.mktemp("store"), *flags, url=url)
         stores.append(store)
         return store.start()
 

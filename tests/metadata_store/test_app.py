@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from ml_metadata import errors
 from ml_metadata.metadata_store import MetadataStore
 from ml_metadata.proto import metadata_store_pb2 as mlmd
@@ -271,6 +272,102 @@ def test_tls_from_upstreams_configuration_file(start_store, tmp_path):
     assert store.call("GetContextTypes", service.GetContextTypesRequest()).code() == UNAVAILABLE
 
 
+def test_mutual_tls_asks_clients_for_a_certificate(start_store, tmp_path):
+    key, certificate = self_signed("localhost")
+    own_key, own_certificate = self_signed("client")
+    server = mlmd.MetadataStoreServerConfig()
+    server.ssl_config.server_key, server.ssl_config.server_cert = key, certificate
+    server.ssl_config.custom_ca, server.ssl_config.client_verify = own_certificate, True
+    config = tmp_path / "config.proto"
+    config.write_text(str(server))
+    store = start_store(f"--metadata_store_server_config_file={config}")
+    client = mlmd.MetadataStoreClientConfig(host="localhost", port=store.port, client_timeout_sec=30)
+    client.ssl_config.custom_ca = certificate
+    with pytest.raises(errors.UnavailableError):
+        MetadataStore(client).get_context_types()
+    client.ssl_config.client_key, client.ssl_config.server_cert = own_key, own_certificate
+    assert MetadataStore(client).get_context_types() == []
+
+
+def test_reflection_tells_the_services_and_their_messages(store):
+    ask = reflection_pb2_grpc.ServerReflectionStub(store.channel).ServerReflectionInfo
+    requests = [
+        reflection_pb2.ServerReflectionRequest(list_services=""),
+        reflection_pb2.ServerReflectionRequest(file_containing_symbol=SERVICE),
+    ]
+    services, file = ask(iter(requests), timeout=20)
+    assert {SERVICE, "grpc.health.v1.Health"} <= {
+        each.name for each in services.list_services_response.service
+    }
+    assert file.file_descriptor_response.file_descriptor_proto
+
+
+def test_the_access_log_has_no_payloads(start_store):
+    store = start_store("--access-log")
+    type_id = store.client().put_context_type(mlmd.ContextType(name="a-secret-type"))
+    assert store.call("PutContexts", contexts_request(type_id, "a-secret-name")).code() == grpc.StatusCode.OK
+    assert store.call("PutContexts", contexts_request(type_id, "a-secret-name")).exception() is not None
+    lines = until(lambda: [e for e in store.log.read_text().splitlines() if '"rpc": "PutContexts"' in e][1:])
+    assert '"code": "ALREADY_EXISTS"' in lines[-1]
+    assert "request_bytes" in lines[-1]
+    assert "a-secret" not in store.log.read_text()
+
+
+def test_an_older_schema_is_upgraded_only_when_told(start_store, tmp_path):
+    url = f"sqlite:///{tmp_path}/old.db"
+    config = mlmd.ConnectionConfig()
+    config.sqlite.filename_uri = f"{tmp_path}/old.db"
+    config.sqlite.connection_mode = 3
+    MetadataStore(config).put_context_type(mlmd.ContextType(name="kept"))
+    downgraded = run("--grpc_port=0", "--database", url, "--downgrade_db_schema_version=8")
+    assert (downgraded.returncode, "downgraded" in downgraded.stderr) == (0, True), downgraded.stderr
+    refused = run("--grpc_port=0", "--database", url)
+    assert refused.returncode == 1
+    (line,) = [each for each in refused.stderr.splitlines() if "cannot open the database" in each]
+    assert f"{tmp_path}/old.db" in line
+    assert "version 8 is older" in line
+    assert "--enable_database_upgrade=true" in line
+    store = start_store("--enable_database_upgrade=true", url=url, folder=tmp_path)
+    assert [each.name for each in store.client().get_context_types()] == ["kept"]
+
+
+def test_a_hundred_megabytes_pass_and_more_does_not(store):
+    client = store.client()
+    type_id = client.put_artifact_type(mlmd.ArtifactType(name="hundred"))
+    artifact = mlmd.Artifact(type_id=type_id, name="hundred")
+    for part in range(5):
+        artifact.custom_properties[f"text{part}"].string_value = "x" * (20 * 1024 * 1024 - 200)
+    request = service.PutArtifactsRequest(artifacts=[artifact])
+    assert 0 < 100 * 1024 * 1024 - request.ByteSize() < 2000
+    put = store.call("PutArtifacts", request, timeout=90)
+    assert put.code() == grpc.StatusCode.OK, put.details()
+    found = store.call(
+        "GetArtifactsByID", service.GetArtifactsByIDRequest(artifact_ids=put.result().artifact_ids)
+    )
+    assert found.result().artifacts[0].custom_properties == artifact.custom_properties
+    artifact.custom_properties["text0"].string_value += "x" * 4000
+    more = store.call("PutArtifacts", service.PutArtifactsRequest(artifacts=[artifact]), timeout=90)
+    assert more.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_two_servers_on_one_file_lose_nothing(start_store):
+    first = start_store()
+    second = start_store(url=first.url, folder=first.folder)
+    type_id = first.client().put_context_type(mlmd.ContextType(name="shared"))
+    put = []
+
+    def write(store, name):
+        for number in range(12):
+            call = store.call("PutContexts", contexts_request(type_id, f"{name}-{number}"))
+            assert call.code() in {grpc.StatusCode.OK, grpc.StatusCode.ABORTED}
+            if call.code() == grpc.StatusCode.OK:
+                put.append(f"{name}-{number}")
+
+    with ThreadPoolExecutor(2) as writers:
+        list(writers.map(write, (first, second), ("a", "b")))
+    assert {context.name for context in second.client().get_contexts_by_type("shared")} == set(put)
+
+
 def test_a_locked_database_is_aborted(start_store):
     store = start_store()
     type_id = store.client().put_context_type(mlmd.ContextType(name="t"))
@@ -296,17 +393,6 @@ def test_a_database_that_another_program_made_is_used_in_place(start_store):
     MetadataStore(config).put_context_type(mlmd.ContextType(name="made-elsewhere"))
     store.start()
     assert store.client().get_context_type("made-elsewhere").id == 10
-
-
-def test_thirty_megabytes_pass_both_ways(store):
-    client = store.client()
-    type_id = client.put_artifact_type(mlmd.ArtifactType(name="large"))
-    artifact = mlmd.Artifact(type_id=type_id, name="large")
-    artifact.custom_properties["text"].string_value = "x" * (30 * 1024 * 1024)
-    assert store.call("PutArtifacts", service.PutArtifactsRequest(artifacts=[artifact])).exception() is None
-    request = service.GetArtifactByTypeAndNameRequest(type_name="large", artifact_name="large")
-    answer = store.call("GetArtifactByTypeAndName", request).result()
-    assert answer.artifact.custom_properties["text"] == artifact.custom_properties["text"]
 
 
 def test_sixteen_kilobytes_of_metadata_pass(store):
