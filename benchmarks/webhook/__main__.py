@@ -4,7 +4,8 @@
     make bench-webhook ARGS=gate       (or processes, placeholder, memory)
 
 The load generator is wrk, on the same machine: 16 connections, TLS, keep-alive. With one process, server and
-generator have a core each. Floor and webhook take turns, three rounds, and medians are compared.
+generator have a core each. Floor and webhook take turns, three rounds, and medians are compared. CPU is that
+of the server's processes for each request: it tells the two apart on a machine that is busy otherwise.
 """
 
 import argparse
@@ -58,12 +59,13 @@ class Measured:
     rate: float
     p50: float
     p99: float
-    errors: int
+    errors: float
+    cpu: float
 
     @classmethod
     def median(cls, all_):
         return cls(
-            *(statistics.median(getattr(m, f) for m in all_) for f in ("rate", "p50", "p99", "errors"))
+            *(statistics.median(getattr(m, f) for m in all_) for f in ("rate", "p50", "p99", "errors", "cpu"))
         )
 
 
@@ -100,7 +102,8 @@ class Bench:
             assert time.monotonic() < deadline, "the server does not answer"
             time.sleep(0.1)
 
-    def load(self, port, bodies, *, seconds=SECONDS, salts=0, pinned=True):
+    def load(self, target, bodies, *, seconds=SECONDS, salts=0, pinned=True):
+        port, process = target
         command = [
             "wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", str(HERE / "load.lua"),
             f"https://127.0.0.1:{port}/mutate",
@@ -108,42 +111,38 @@ class Bench:
         if pinned and len(self.cores) > 1:
             command = ["taskset", "-c", str(self.cores[1]), *command]
         environ = {**os.environ, "BODIES": str(bodies), "SALTS": str(salts)}
+        before = cpu_seconds(process.pid)
         done = subprocess.run(command, capture_output=True, text=True, env=environ, check=False)
+        cpu = (cpu_seconds(process.pid) - before) / seconds
         (line,) = [line for line in done.stdout.splitlines() if line.startswith("RESULT")] or [done.stderr]
         requests, micros, p50, p99, errors = map(int, line.split()[1:])
-        return Measured(requests / micros * 1e6, p50 / 1000, p99 / 1000, errors)
+        rate = requests / micros * 1e6
+        return Measured(rate, p50 / 1000, p99 / 1000, errors, cpu / rate * 1e6)
 
     def compare(self, variants):
-        """`name -> (port, bodies, salts, pinned)`: each in turn, `ROUNDS` times; medians by name."""
+        """`name -> (server, bodies, salts, pinned)`: each in turn, `ROUNDS` times; medians by name."""
         found = {name: [] for name in variants}
         for round_ in range(ROUNDS):
-            for name, (port, bodies, salts, pinned) in variants.items():
+            for name, (server, bodies, salts, pinned) in variants.items():
                 if round_ == 0:
-                    self.load(port, bodies, seconds=WARM, salts=salts, pinned=pinned)
-                found[name].append(self.load(port, bodies, salts=salts, pinned=pinned))
+                    self.load(server, bodies, seconds=WARM, salts=salts, pinned=pinned)
+                found[name].append(self.load(server, bodies, salts=salts, pinned=pinned))
         return {name: Measured.median(all_) for name, all_ in found.items()}
 
 
 def show(title, rows, floor):
-    out = Table(
-        "", "requests/s", "of the floor", "p50 ms", "p99 ms", "errors", title=title, title_justify="left"
-    )
+    heads = ("", "requests/s", "ratio", "p50 ms", "p99 ms", "CPU us", "ratio", "errors")
+    out = Table(*heads, title=title, title_justify="left")
     for name, m in rows.items():
-        out.add_row(
-            name,
-            f"{m.rate:,.0f}",
-            f"{m.rate / floor.rate:.2f}",
-            f"{m.p50:.2f}",
-            f"{m.p99:.2f}",
-            f"{m.errors:g}",
-        )
+        figures = f"{m.rate:,.0f}", f"{m.rate / floor.rate:.2f}", f"{m.p50:.2f}", f"{m.p99:.2f}"
+        out.add_row(name, *figures, f"{m.cpu:.0f}", f"{floor.cpu / m.cpu:.2f}", f"{m.errors:g}")
     console.print(out)
 
 
 def gate(bench):
     plain, managed = bench.folder / "plain", bench.folder / "managed"
     sizes = write(held(), plain), write(((n, with_managed_fields(r)) for n, r in held()), managed)
-    with bench.server("floor") as (floor, _), bench.server("gate") as (port, _):
+    with bench.server("floor") as floor, bench.server("gate") as port:
         found = bench.compare({
             "floor": (floor, plain, 0, True), "gate": (port, plain, 0, True),
             "floor, managedFields": (floor, managed, 0, True),
@@ -157,7 +156,7 @@ def gate(bench):
 def processes(bench):
     plain = bench.folder / "plain-processes"
     size = write(held(), plain)
-    with bench.server("gate", processes=1) as (one, _), bench.server("gate", processes=2) as (two, _):
+    with bench.server("gate", processes=1) as one, bench.server("gate", processes=2) as two:
         found = bench.compare({"one": (one, plain, 0, True), "two": (two, plain, 0, False)})
     show(f"gate mode, processes on one port, {size:,} bytes a review (ratio: to one)", found, found["one"])
 
@@ -265,9 +264,9 @@ def placeholder(bench):
         asyncio.run(fill(url, kubeconfig))
         options = {"kubeconfig": kubeconfig, "database": url}
         with (
-            bench.server("floor") as (floor, _),
-            bench.server("placeholder", **options) as (port, _),
-            bench.server("placeholder", redis=shared, **options) as (port2, _),
+            bench.server("floor") as floor,
+            bench.server("placeholder", **options) as port,
+            bench.server("placeholder", redis=shared, **options) as port2,
         ):
             found = bench.compare({
                 "floor": (floor, bodies, 0, True),
@@ -283,15 +282,24 @@ def placeholder(bench):
 def memory(bench):
     plain = bench.folder / "plain-memory"
     write(held(), plain)
-    with bench.server("gate") as (port, process):
-        out = Table("admissions", "resident MB", title="memory of a replica", title_justify="left")
-        total = 0.0
-        while total < ADMISSIONS:
-            out.add_row(f"{total:,.0f}", f"{resident(process.pid):.1f}")
-            seconds = 20
-            total += bench.load(port, plain, seconds=seconds).rate * seconds
-        out.add_row(f"{total:,.0f}", f"{resident(process.pid):.1f}")
-    console.print(out)
+    console.print("memory of a replica")
+    with bench.server("gate") as server:
+        total, seconds = 0.0, 20
+        while True:
+            console.print(f"  after {total:>9,.0f} admissions: {resident(server[1].pid):6.1f} MB")
+            if total >= ADMISSIONS:
+                return
+            total += bench.load(server, plain, seconds=seconds).rate * seconds
+
+
+def cpu_seconds(pid):
+    """Of a process and its children, user and system."""
+    pids = [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
+    total = 0.0
+    for each in pids:
+        fields = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
+        total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return total
 
 
 def resident(pid):

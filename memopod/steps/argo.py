@@ -78,11 +78,11 @@ class Step:
     @property
     def wants_result(self) -> bool:
         """Whether Argo expects `outputs.result` (standard output) because something refers to it."""
-        return any(
-            variable.get("name") == names.ENV_INCLUDE_RESULT and variable.get("value") == "true"
-            for container in containers(self.pod)
-            for variable in container.get("env") or ()
-        )
+        for container in containers(self.pod):
+            for variable in container.get("env") or ():
+                if variable.get("name") == names.ENV_INCLUDE_RESULT and variable.get("value") == "true":
+                    return True
+        return False
 
 
 def containers(pod: Mapping[str, Json]) -> Iterator[Mapping[str, Json]]:

@@ -12,7 +12,7 @@ from typing import Any
 from memopod.steps import names
 from memopod.steps.argo import Step, containers, environment
 from memopod.steps.locations import KINDS
-from memopod.steps.volumes import MOUNTS, counted_mounts, counted_volumes
+from memopod.steps.volumes import MOUNTS, added_volumes, counted_volumes, without_added
 
 _PLACEMENT = frozenset(
     # Where, when and with how much a step runs, not what it computes.
@@ -83,10 +83,11 @@ def base_components(step: Step, ignored: frozenset[str] = frozenset()) -> dict[s
             components[_named("pod", field)] = value
     components |= _template(step.template)
     init = step.pod["spec"].get("initContainers") or ()
+    added = added_volumes(step.pod)
     for position, container in enumerate(counted):
         stage = "init" if any(container is c for c in init) else "run"
         prefix = _named(stage, str(position), str(container.get("name")))
-        for field, value in _container(container, step.pod):
+        for field, value in _container(container, added):
             components[f"{prefix}.{_escaped(field)}"] = value
     return components
 
@@ -164,12 +165,12 @@ def _without_resources(container: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in container.items() if k not in _RESOURCES}
 
 
-def _container(container: Mapping[str, Any], pod: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def _container(container: Mapping[str, Any], added: Mapping[Any, str | None]) -> Iterator[tuple[str, Any]]:
     yield "command", own_command(container.get("command") or ())
     yield "args", list(container.get("args") or ())
     yield "env", [v for v in container.get("env") or () if not _is_run_environment(v)]
     for field in MOUNTS:
-        mounts = counted_mounts(pod, container.get(field) or ())
+        mounts = without_added(container.get(field) or (), added)
         if mounts:
             yield field, mounts
     for field, value in container.items():

@@ -42,23 +42,36 @@ def unknown_volumes(counted: Sequence[Mapping[str, Any]]) -> list[str]:
     return [str(volume.get("name")) for volume in counted if not (volume.keys() - {"name"}) <= _KNOWN_SOURCES]
 
 
-def counted_mounts(pod: Mapping[str, Any], mounts: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Mounts of a container, in their order, without those of Argo's folders and of token volumes.
+def added_volumes(pod: Mapping[str, Any]) -> Mapping[Any, str | None]:
+    """Names of the volumes that Argo or the API server added -> the only path where a mount of one is
+    theirs too, None for any path.
+    """
+    added: dict[Any, str | None] = {}
+    for volume in pod["spec"].get("volumes") or ():
+        name = volume.get("name")
+        # Of two with one name the last counts; the API server refuses such a Pod anyway.
+        added.pop(name, None)
+        if name == _INPUTS:
+            continue
+        if _is_token(volume):
+            added[name] = _TOKEN_PATH
+        elif _is_argos(pod, volume):
+            added[name] = None
+    return added
+
+
+def without_added(
+    mounts: Sequence[Mapping[str, Any]], added: Mapping[Any, str | None]
+) -> list[Mapping[str, Any]]:
+    """The mounts of a container, in their order, without those of `added_volumes`.
 
     Mounts of input artifacts count: which of them is where is Argo's to say, but also podSpecPatch's.
     """
-    if not mounts:
-        return []
-    volumes = {volume.get("name"): volume for volume in pod["spec"].get("volumes") or ()}
-    return [mount for mount in mounts if not _is_added(pod, volumes.get(mount.get("name")), mount)]
-
-
-def _is_added(pod: Mapping[str, Any], volume: Mapping[str, Any] | None, mount: Mapping[str, Any]) -> bool:
-    if volume is None or volume.get("name") == _INPUTS:
-        return False
-    if _is_token(volume):
-        return mount.get("mountPath") == _TOKEN_PATH
-    return _is_argos(pod, volume)
+    return [
+        mount
+        for mount in mounts
+        if (name := mount.get("name")) not in added or added[name] not in (None, mount.get("mountPath"))
+    ]
 
 
 def _is_argos(pod: Mapping[str, Any], volume: Mapping[str, Any]) -> bool:
