@@ -215,7 +215,7 @@ def _known(planned: Planned, verdict: Verdict) -> Known:
     return Known(
         parameters=dict(entry.outputs.parameters),
         artifacts={a.name: _produced(a, entry, how.get(a.name, {})) for a in entry.outputs.artifacts},
-        result=Unknown("has no result") if entry.outputs.result is None else entry.outputs.result,
+        result=Unknown("it has no result") if entry.outputs.result is None else entry.outputs.result,
     )
 
 

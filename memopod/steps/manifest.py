@@ -12,15 +12,24 @@ from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from memopod.steps.outputs import OutputArtifact
+from memopod.steps.references import (
+    ArtifactValue,
+    Given,
+    Produced,
+    Unknown,
+    Value,
+    artifact_of,
+    input_references,
+    merged,
+    of_item,
+    replaced,
+)
+
+__all__ = ["BadManifest", "Given", "Known", "Planned", "Produced", "Steps", "Unknown", "planned_steps"]
 
 Json = Any
 
-_REFERENCE = re.compile(r"\{\{\s*(.+?)\s*\}\}")
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
-_OF_THE_RUN = re.compile(
-    r"workflow\.(?:name|uid|creationTimestamp.*|duration|status|scheduledTime)|pod\.name|node\.name|retries"
-)
 _LEAVES = ("container", "script", "containerSet")
 _NOT_FOLLOWED = ("withParam", "withSequence", "templateRef", "inline")
 _NOT_COUNTED = (
@@ -34,41 +43,11 @@ _NOT_COUNTED = (
 )
 """Fields of a template that no key holds, or that are filled in on their own."""
 _DEEPEST = 20
+_NO_RESULT = Unknown("it has no result")
 
 
 class BadManifest(ValueError):
     """The manifest cannot be read. The message says where and what was expected."""
-
-
-@dataclass(frozen=True, slots=True)
-class Unknown:
-    """A value that nobody knows before a run; `reason` is the end of a sentence.
-
-    `differs`: it is another one in each run, so that nothing that holds it is reused.
-    """
-
-    reason: str
-    differs: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Given:
-    """An input artifact that the manifest points at: it is taken to be what it was."""
-
-    declared: Mapping[str, Json]
-
-
-@dataclass(frozen=True, slots=True)
-class Produced:
-    """An input artifact that an earlier step puts out, as its entry has it, and how it was declared."""
-
-    artifact: OutputArtifact
-    entry: str
-    declared: Mapping[str, Json]
-
-
-ArtifactValue = Given | Produced | Unknown
-Value = str | Unknown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +56,7 @@ class Known:
 
     parameters: Mapping[str, Value] = field(default_factory=dict)
     artifacts: Mapping[str, ArtifactValue] = field(default_factory=dict)
-    result: Value = Unknown("has no result")
+    result: Value = _NO_RESULT
     unknown: str = ""
     """Why nothing is known, for any name; empty where the mappings say it all."""
 
@@ -202,7 +181,7 @@ class _Walk:
             return Planned(path=path, template=None, reason=unknown.reason, differs=unknown.differs)
         kept = {name: value for name, value in inputs.items() if not isinstance(value, Unknown)}
         declared = (template.get("inputs") or {}).get("artifacts") or ()
-        merged = [_merged(artifact, kept[artifact["name"]]) for artifact in declared]
+        merged = [merged(artifact, kept[artifact["name"]]) for artifact in declared]
         whole = {
             **filled,
             "inputs": {"artifacts": merged} if merged else {},
@@ -219,7 +198,7 @@ class _Walk:
         }
         return {
             field: {
-                name: text if isinstance(value := _replaced(str(text), scope), Unknown) else value
+                name: text if isinstance(value := replaced(str(text), scope), Unknown) else value
                 for name, text in entries.items()
             }
             for field, entries in merged.items()
@@ -235,7 +214,7 @@ class _Walk:
     def _filled(self, value: Json, scope: Mapping[str, Value]) -> Json | Unknown:
         """A value with its references replaced; Unknown if one of them is."""
         if isinstance(value, str):
-            return _replaced(value, scope)
+            return replaced(value, scope)
         if isinstance(value, Mapping):
             pairs = {name: self._filled(inner, scope) for name, inner in value.items()}
             return next((v for v in pairs.values() if isinstance(v, Unknown)), pairs)
@@ -248,7 +227,7 @@ class _Walk:
         self, template: Mapping[str, Json], path: str, scope: dict[str, Value],
         inputs: Mapping[str, ArtifactValue], conditional: bool, depth: int,
     ) -> Steps:  # fmt: skip
-        made: dict[str, ArtifactValue] = _input_references(inputs)
+        made: dict[str, ArtifactValue] = input_references(inputs)
         for task in _in_order(template["dag"].get("tasks") or ()):
             yield from self._member("tasks", task, path, scope, made, conditional, depth)
         return self._outputs(template, scope, made)
@@ -257,7 +236,7 @@ class _Walk:
         self, template: Mapping[str, Json], path: str, scope: dict[str, Value],
         inputs: Mapping[str, ArtifactValue], conditional: bool, depth: int,
     ) -> Steps:  # fmt: skip
-        made: dict[str, ArtifactValue] = _input_references(inputs)
+        made: dict[str, ArtifactValue] = input_references(inputs)
         for group in template["steps"]:
             for step in group if isinstance(group, list) else [group]:
                 yield from self._member("steps", step, path, scope, made, conditional, depth)
@@ -279,12 +258,12 @@ class _Walk:
         else:
             items = member.get("withItems") or [None]
             for number, item in enumerate(items):
-                item_scope = {**scope, **_of_item(item)}
+                item_scope = {**scope, **of_item(item)}
                 arguments = member.get("arguments") or {}
                 parameters = {
                     p["name"]: self._argument(p, item_scope) for p in arguments.get("parameters") or ()
                 }
-                artifacts = {a["name"]: _artifact_of(a, made) for a in arguments.get("artifacts") or ()}
+                artifacts = {a["name"]: artifact_of(a, made) for a in arguments.get("artifacts") or ()}
                 known = yield from self.call(
                     str(member.get("template")), own if item is None else f"{own}({number})", parameters,
                     artifacts, conditional=conditional, depth=depth + 1,
@@ -302,71 +281,18 @@ class _Walk:
 
     def _argument(self, parameter: Mapping[str, Json], scope: Mapping[str, Value]) -> Value:
         value = _text(parameter)
-        return value if isinstance(value, Unknown) else _replaced(value, scope)
+        return value if isinstance(value, Unknown) else replaced(value, scope)
 
     def _outputs(
         self, template: Mapping[str, Json], scope: Mapping[str, Value], made: Mapping[str, ArtifactValue]
     ) -> Known:
         outputs = template.get("outputs") or {}
         parameters = {
-            p["name"]: _replaced(str((p.get("valueFrom") or {}).get("parameter", "{{}}")), scope)
+            p["name"]: replaced(str((p.get("valueFrom") or {}).get("parameter", "{{}}")), scope)
             for p in outputs.get("parameters") or ()
         }
-        artifacts = {a["name"]: _artifact_of(a, made) for a in outputs.get("artifacts") or ()}
+        artifacts = {a["name"]: artifact_of(a, made) for a in outputs.get("artifacts") or ()}
         return Known(parameters=parameters, artifacts=artifacts)
-
-
-def _replaced(text: str, scope: Mapping[str, Value]) -> Value:
-    pieces, end = [], 0
-    for match in _REFERENCE.finditer(text):
-        value = _value(match.group(1), scope)
-        if isinstance(value, Unknown):
-            return value
-        pieces += [text[end : match.start()], value]
-        end = match.end()
-    return "".join([*pieces, text[end:]])
-
-
-def _value(reference: str, scope: Mapping[str, Value]) -> Value:
-    if reference in scope:
-        return scope[reference]
-    if _OF_THE_RUN.fullmatch(reference):
-        return Unknown(f"it names its run ({{{{{reference}}}}}), so it differs in each", differs=True)
-    owner = ".".join(reference.split(".")[:2])
-    found = scope.get(owner)
-    return found if isinstance(found, Unknown) else Unknown(f"{{{{{reference}}}}} is not known before a run")
-
-
-def _input_references(inputs: Mapping[str, ArtifactValue]) -> dict[str, ArtifactValue]:
-    return {f"inputs.artifacts.{name}": value for name, value in inputs.items()}
-
-
-def _artifact_of(argument: Mapping[str, Json], made: Mapping[str, ArtifactValue]) -> ArtifactValue:
-    text = str(argument.get("from") or "")
-    match = _REFERENCE.fullmatch(text)
-    if not text:
-        return Given(argument)
-    if match is None:
-        return Unknown("an artifact is chosen by an expression")
-    reference = match.group(1)
-    owner = made.get(".".join(reference.split(".")[:2]))
-    return made.get(reference, owner if isinstance(owner, Unknown) else Unknown(f"{text} is not known"))
-
-
-def _merged(declared: Mapping[str, Json], value: Given | Produced) -> dict[str, Json]:
-    """An input as Argo puts it into the template: where it is, from its producer; the rest as declared."""
-    source = value.declared
-    kept = {k: v for k, v in source.items() if k not in ("name", "path", "from", "globalName", "mode")}
-    return {**declared, **kept, "name": declared["name"], "path": declared.get("path", "")}
-
-
-def _of_item(item: Json) -> dict[str, Value]:
-    if item is None:
-        return {}
-    text = item if isinstance(item, str) else json.dumps(item)
-    inner = item.items() if isinstance(item, Mapping) else ()
-    fields = {f"item.{k}": v if isinstance(v, str) else json.dumps(v) for k, v in inner}
-    return {"item": text, **fields}
 
 
 def _in_order(tasks: Iterable[Mapping[str, Json]]) -> list[Mapping[str, Json]]:
