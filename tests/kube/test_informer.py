@@ -3,7 +3,7 @@ import asyncio
 import pytest
 from structlog.testing import capture_logs
 
-from memopod.kube import CONFIG_MAPS, PODS, Client, Informer
+from memopod.kube import CONFIG_MAPS, PODS, Client, Informer, identity
 
 NS = "pipelines"
 
@@ -187,3 +187,32 @@ async def test_events_of_one_object_come_in_order(client, start, eventually):
     await eventually(lambda: values[-1:] == ["19"])
     numbers = [int(value) for value in values if value is not None]
     assert numbers == sorted(numbers)
+
+
+async def test_of_a_large_collection_only_what_is_wanted_is_kept(client, start, seen, eventually):
+    await make(client, "a")
+    informer = Informer(client, CONFIG_MAPS, namespace=NS, on_event=seen, keep=identity)
+    start(informer.run())
+    await informer.synced.wait()
+    await touch(client, "a")
+    await eventually(lambda: len(seen.events) == 2)
+    kept = informer.objects[NS, "a"]
+    assert set(kept) == {"metadata"}
+    assert set(kept["metadata"]) == {"namespace", "name", "uid", "resourceVersion"}
+    await client.delete(CONFIG_MAPS, "a", namespace=NS)
+    await eventually(lambda: len(seen.events) == 3)
+    assert seen.take() == [("ADDED", "a"), ("MODIFIED", "a"), ("DELETED", "a")]
+
+
+async def test_a_slow_reader_is_not_overrun_by_a_long_list(client, start, seen, eventually, monkeypatch):
+    monkeypatch.setattr("memopod.kube.client._PAGE", 2)
+    for name in "abcde":
+        await make(client, name)
+    ready = asyncio.Event()
+    informer = Informer(client, CONFIG_MAPS, namespace=NS, on_event=seen, pace=ready.wait)
+    start(informer.run())
+    await eventually(lambda: len(seen.events) == 2)
+    assert not informer.synced.is_set()
+    ready.set()
+    await informer.synced.wait()
+    assert [name for _, name in seen.take()] == list("abcde")
