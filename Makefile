@@ -72,6 +72,7 @@ chaos: $(READY) ## record 10,000 Pods while writers and store are killed again a
 
 bench-writer: $(READY) ## the metadata writer: Pods a second, lag, memory, start (minutes)
 	$(BIN)/python -m benchmarks.writer throughput
+	$(BIN)/python -m benchmarks.writer throughput --mariadb
 	$(BIN)/python -m benchmarks.writer lag
 	$(BIN)/python -m benchmarks.writer relist
 	$(BIN)/python -m benchmarks.writer memory

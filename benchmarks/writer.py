@@ -4,7 +4,7 @@ A stub of the Kubernetes API (its own process is this one) holds Pods that Argo 
 names, and shows them as fast as they are read. Writer and store are processes of their own. What is
 readable in the store's database counts, not what a writer says of itself.
 
-    python -m benchmarks.writer throughput [--pods 6000]
+    python -m benchmarks.writer throughput [--pods 6000] [--mariadb]
     python -m benchmarks.writer lag [--rate 50] [--seconds 60]
     python -m benchmarks.writer relist [--pods 50000]
     python -m benchmarks.writer memory [--pods 100000]
@@ -25,7 +25,10 @@ import urllib.request
 from pathlib import Path
 
 import msgspec
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import create_async_engine
 
+from benchmarks.store.servers import mariadb
 from tests.chaos.conduct import Store, free_port
 from tests.chaos.stub_api import StubApi
 
@@ -46,7 +49,7 @@ class Recordings:
             files = [
                 (k, p.read_text()) for k in PLURALS for p in sorted(final.parent.glob(f"{name}.*{k}.json"))
             ]
-            pods = [text for kind, text in files if kind == "pod"]
+            pods = [body for kind, body in files if kind == "pod"]
             if pods:
                 self.sets.append((metadata["name"], metadata["uid"], files, len(pods)))
         self.number = 0
@@ -57,8 +60,8 @@ class Recordings:
         self.number += 1
         new_name, new_uid = f"run-{self.number:07}", f"00000000-0000-4000-8000-{self.number:012}"
         objects = []
-        for kind, text in files:
-            body = msgspec.json.decode(text.replace(name, new_name).replace(uid, new_uid))
+        for kind, recorded in files:
+            body = msgspec.json.decode(recorded.replace(name, new_name).replace(uid, new_uid))
             body["metadata"]["namespace"] = "kubeflow"
             body["metadata"]["uid"] = f"{new_uid}-{len(objects)}" if kind != "workflow-final" else new_uid
             objects.append((PLURALS[kind], body))
@@ -113,20 +116,30 @@ class Writer:
 
 
 class Database:
-    """What is readable in the store: SQLite, beside the store's own process."""
+    """What is readable in the store's database, asked beside the store's own process."""
 
-    def __init__(self, folder):
-        self.path = folder / "metadata.db"
+    def __init__(self, store):
+        self.url = store.url
+
+    def _ask(self, query):
+        if self.url.startswith("sqlite"):
+            path = self.url.removeprefix("sqlite:///")
+            with sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=30) as db:
+                return db.execute(query).fetchall()
+        return asyncio.run(self._ask_server(query))
+
+    async def _ask_server(self, query):
+        engine = create_async_engine(self.url.replace("mysql://", "mysql+asyncmy://"))
+        async with engine.connect() as connection:
+            rows = (await connection.execute(text(query))).fetchall()
+        await engine.dispose()
+        return rows
 
     def finished(self):
-        with sqlite3.connect(f"file:{self.path}?mode=ro", uri=True, timeout=30) as db:
-            return db.execute("SELECT count(*) FROM Execution WHERE last_known_state IS NOT 1").fetchone()[0]
+        return self._ask("SELECT count(*) FROM Execution WHERE last_known_state <> 1")[0][0]
 
     def finished_after(self, row):
-        with sqlite3.connect(f"file:{self.path}?mode=ro", uri=True, timeout=30) as db:
-            return db.execute(
-                "SELECT id, external_id FROM Execution WHERE last_known_state > 1 AND id > ?", (row,)
-            ).fetchall()
+        return self._ask(f"SELECT id, external_id FROM Execution WHERE last_known_state > 1 AND id > {row}")
 
 
 async def until(condition, seconds=280, every=0.1):
@@ -137,19 +150,27 @@ async def until(condition, seconds=280, every=0.1):
         await asyncio.sleep(every)
 
 
-async def started(folder):
-    api, store = StubApi(), Store(folder)
+async def started(folder, url=None):
+    api, store = StubApi(), Store(folder, url)
     await asyncio.gather(api.start(), store.start())
     return api, store, api.kubeconfig(folder / "kubeconfig")
 
 
 async def throughput(args, folder):
     """Pods a second, ours and one by one, each into a store of its own."""
+    if args.mariadb:
+        with mariadb() as url:
+            await _throughput(args, folder, url)
+    else:
+        await _throughput(args, folder, lambda _: None)
+
+
+async def _throughput(args, folder, url):
     rates = {}
     for name, ours, pods in (("memopod", True, args.pods), ("one by one", False, max(200, args.pods // 20))):
         place = folder / name.replace(" ", "-")
         place.mkdir()
-        api, store, kubeconfig = await started(place)
+        api, store, kubeconfig = await started(place, url(name.replace(" ", "_")))
         recordings, made, batch = Recordings(), 0, []
         while made < pods:
             objects, count = recordings.next()
@@ -160,7 +181,7 @@ async def throughput(args, folder):
             await writer.ready()
         else:
             await until(lambda w=writer: "ready" in w.log.read_text())
-        database, begun = Database(place), time.monotonic()
+        database, begun = Database(store), time.monotonic()
         for number, (kind, body) in enumerate(batch):
             api.put(kind, body)
             if number % 50 == 0:
@@ -184,7 +205,7 @@ async def lag(args, folder):
     api, store, kubeconfig = await started(folder)
     writer = Writer(folder, kubeconfig, store)
     await writer.ready()
-    database, recordings, shown, lags = Database(folder), Recordings(), {}, []
+    database, recordings, shown, lags = Database(store), Recordings(), {}, []
     over = asyncio.Event()
 
     async def watch():
@@ -239,7 +260,7 @@ async def fill(api, recordings, database, pods, told):
 async def memory(args, folder):
     """The writer's memory while many Pods pass through it and stay in the cluster, then a start over them."""
     api, store, kubeconfig = await started(folder)
-    writer, recordings, database = Writer(folder, kubeconfig, store), Recordings(), Database(folder)
+    writer, recordings, database = Writer(folder, kubeconfig, store), Recordings(), Database(store)
     await writer.ready()
     begun, steps = time.monotonic(), []
 
@@ -272,7 +293,10 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="what", required=True)
-    for name, pods in (("throughput", 6000), ("memory", 100_000), ("relist", 50_000)):
+    into = commands.add_parser("throughput")
+    into.add_argument("--pods", type=int, default=6000)
+    into.add_argument("--mariadb", action="store_true", help="a store on MariaDB instead of SQLite")
+    for name, pods in (("memory", 100_000), ("relist", 50_000)):
         commands.add_parser(name).add_argument("--pods", type=int, default=pods)
     lagging = commands.add_parser("lag")
     lagging.add_argument("--rate", type=float, default=50)

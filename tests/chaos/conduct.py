@@ -47,10 +47,11 @@ def free_port():
 
 
 class Store:
-    """A metadata store over SQLite as a child process that can be killed and started again."""
+    """A metadata store as a child process that can be killed and started again; over SQLite without `url`."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, url=None):
         self.port, self.folder, self.process = free_port(), folder, None
+        self.url = url or f"sqlite:///{folder / 'metadata.db'}"
         self.address = f"127.0.0.1:{self.port}"
 
     async def start(self):
@@ -58,7 +59,7 @@ class Store:
             self.process = subprocess.Popen(  # noqa: ASYNC220 (takes a millisecond)
                 [
                     sys.executable, "-m", "metadata_store", f"--grpc_port={self.port}",
-                    "--database", f"sqlite:///{self.folder / 'metadata.db'}",
+                    "--database", self.url,
                     "--health-port", str(free_port()),
                 ],
                 stdout=log, stderr=log,
