@@ -81,6 +81,15 @@ def test_called_again_the_marks_are_renewed_and_the_gate_is_not_doubled(make_pod
     assert twice == once
 
 
+@pytest.mark.parametrize("path", REVIEWS)
+def test_patches_touch_single_keys_and_never_whole_maps(path):
+    pod = json.loads((SAMPLES / path).read_text())["request"]["object"]
+    paths = {op["path"] for op in judge(pod).patch}
+    assert not paths & {"/metadata", "/metadata/labels", "/metadata/annotations", "/spec"}
+    for path_ in paths - {"/spec/schedulingGates"}:
+        assert path_.startswith(("/metadata/labels/memopod.io~1", "/metadata/annotations/memopod.io~1"))
+
+
 def test_other_gates_stay(make_pod):
     pod = make_pod()
     pod["spec"]["schedulingGates"] = [{"name": "quota"}]
