@@ -62,7 +62,7 @@ def _tell(state: Path, description: dict[str, Any]) -> None:
         f"""
 kubeconfig   {description["kubeconfig"]}
 API server   {description["api_server"]["url"]}
-Envoy        {description["envoy"]["url"]}  (gRPC and grpc-web)
+Envoy        {description["envoy"]["url"]}  (reads: gRPC and grpc-web)
 store        {description["store"]["address"]}  (gRPC)
 logs         {description["state"]}/logs
 

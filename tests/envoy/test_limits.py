@@ -39,20 +39,31 @@ async def test_more_headers_than_anybody_needs_are_refused(envoy, web):
     await web.read("GetContextTypes", service.GetContextTypesRequest(), service.GetContextTypesResponse)
 
 
-async def test_a_client_that_never_ends_its_headers_is_cut_off(start_envoy, metadata_store):
+async def test_a_client_that_never_ends_its_request_is_cut_off(start_envoy, metadata_store):
     def sooner(config):
         for listener in config["static_resources"]["listeners"]:
             (manager,) = listener["filter_chains"][0]["filters"]
-            assert manager["typed_config"]["request_headers_timeout"] == "10s"
-            manager["typed_config"]["request_headers_timeout"] = "0.5s"
+            http = manager["typed_config"]
+            assert http["request_headers_timeout"] == "10s"
+            http["request_headers_timeout"] = "0.5s"
+            if listener["name"] == "read":
+                assert http["request_timeout"] == "60s"
+                http["request_timeout"] = "1s"
+
+    async def sent(port, text):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(text.encode())
+        async with asyncio.timeout(30):
+            answer = await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+        return answer
 
     envoy = await asyncio.to_thread(start_envoy, metadata_store, change=sooner)
+    head = f"POST {SERVICE}/GetContexts HTTP/1.1\r\nHost: x\r\n"
     for port in (envoy.port, envoy.status_port):
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(f"POST {SERVICE}/GetContexts HTTP/1.1\r\nHost: x\r\n".encode())
-        async with asyncio.timeout(30):
-            assert (await reader.read()).startswith(b"HTTP/1.1 408")
-        writer.close()
+        assert (await sent(port, head)).startswith(b"HTTP/1.1 408")
+    head += "Content-Type: application/grpc-web+proto\r\nContent-Length: 9\r\n\r\n"
+    assert b"grpc-status: 4" in await sent(envoy.port, head)
 
 
 async def test_a_client_that_does_not_read_costs_little_and_delays_nobody(start_envoy, grpc_server, web_of):

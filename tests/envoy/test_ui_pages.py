@@ -9,6 +9,8 @@ import pytest
 from ml_metadata.proto import metadata_store_pb2 as mlmd
 from ml_metadata.proto import metadata_store_service_pb2 as service
 
+from memopod import lineage
+from memopod.mlmd import StoreClient
 from tests.envoy.conftest import EnvoyProcess, StoreProcess
 from tests.envoy.fillings import fill_v2, record_samples
 
@@ -219,6 +221,14 @@ async def test_execution_details_lead_to_its_run_and_its_artifacts(page, v2):
         numbers = [event.artifact_id for event in events if event.type == kind]
         shown[kind] = [a.id for a in (await page("GetArtifactsByID", artifact_ids=numbers)).artifacts]
     assert sorted(shown[mlmd.Event.OUTPUT]) == sorted([v2["model"], v2["logs"]])
+
+
+async def test_lineage_reads_through_the_same_port(filled, runs, v2):
+    async with StoreClient(filled[0].address) as client:
+        listed = await lineage.runs(client, limit=100)
+        assert {run.run for run in listed.runs} >= {*runs, v2["run"]}
+        graph = await lineage.up(client, f"artifact:{v2['model']}")
+    assert {f"execution:{v2['train']}", f"artifact:{v2['model']}"} <= set(graph.nodes)
 
 
 async def test_the_interfaces_server_learns_whose_an_artifact_is(page, v2):
