@@ -89,8 +89,8 @@ class EnvoyProcess:
         self.log = folder / "envoy.log"
         given = [
             f"--listen-address={listen_address}", f"--listen-port={self.port}",
-            f"--full-port={self.full_port}", f"--status-port={self.status_port}", f"--admin-socket={self.socket}",
-            *(f"--store={store}" for store in stores), *flags,
+            f"--full-port={self.full_port}", f"--status-port={self.status_port}",
+            f"--admin-socket={self.socket}", *(f"--store={store}" for store in stores), *flags,
         ]  # fmt: skip
         if launched:
             argv = [sys.executable, "-m", "memopod.cli", "envoy", "run", *given]
