@@ -165,8 +165,9 @@ class EntriesApi:
         body = await _body(request, _Invalidate)
         await self._require(request, DELETE, body.namespace)
         which = _filter(body.namespace, body.id, body.where)
-        gone = await self._catalog.invalidate(which, reason=body.reason, dry_run=body.dry_run)
+        gone = await self._catalog.invalidate(which, dry_run=body.dry_run)
         if gone and not body.dry_run:
+            _log.info("entries invalidated", number=gone, reason=body.reason)
             # From now on no look-up is answered with one of them, in no replica.
             await asyncio.sleep(LEASE_SECONDS)
         return _json({"invalidated": gone, "dry_run": body.dry_run})

@@ -10,7 +10,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
-import structlog
 from sqlalchemy import ColumnElement, and_, delete, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -22,7 +21,6 @@ from cache_server.entries.rows import from_row, reading
 from cache_server.entries.schema import EPOCH, entries
 from cache_server.entries.tokens import change_tokens
 
-_log = structlog.get_logger()
 _BATCH = 500
 _FIELDS = {
     "namespace": entries.c.namespace,
@@ -179,7 +177,7 @@ class Catalog:
 
         return await self._database.call("pin", work)
 
-    async def invalidate(self, which: Filter, *, reason: str, dry_run: bool = False) -> int:
+    async def invalidate(self, which: Filter, *, dry_run: bool = False) -> int:
         """Take entries out of reuse for good, pinned ones too; returns how many.
 
         No look-up that begins `LEASE_SECONDS` later finds one of them: wait so long before saying that
@@ -188,8 +186,6 @@ class Catalog:
         gone = 0
         async for found in self.all(which):
             gone += len(found) if dry_run else await self._delete(found)
-        if gone and not dry_run:
-            _log.info("entries invalidated", number=gone, reason=reason)
         return gone
 
     async def gc(self, limits: Limits, *, namespace: str | None, dry_run: bool) -> Mapping[str, int]:

@@ -78,7 +78,9 @@ class NotImportable(ValueError):
 
 @dataclass(slots=True)
 class Progress:
-    """How far an import is: rows of `total` that were looked at, in all its runs for `total`."""
+    """How far an import is: rows of `total` that were looked at, in all calls for these rows; what was
+    imported and left out by this call. `resumed`: an earlier call had begun.
+    """
 
     total: int
     looked_at: int = 0

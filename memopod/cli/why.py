@@ -16,7 +16,7 @@ from rich.text import Text
 
 from cache_server.entries import EntriesUnavailable, open_entries
 from cache_server.why import Difference, Explanation, Unknown, Why
-from memopod.cli.cache import DatabaseOption, JsonOption, StateOption, find_source
+from memopod.cli.cache_source import DatabaseOption, JsonOption, StateOption, find_source
 from memopod.kube import ApiError, Client, ConfigurationError
 from memopod.steps.key import KeyRules
 

@@ -129,6 +129,8 @@ async def test_an_entry_as_json_has_every_field(memopod, fill, url):
     kept = entry(1)
     await fill(kept)
     document = json.loads((await memopod("show", kept.id, "--json", "--database", url)).stdout)
+    [artifact] = document["outputs"]["artifacts"]
+    assert artifact.pop("uri") == "minio://pipelines/run-1/model"
     assert document["outputs"] == kept.outputs.to_json()
     assert document["finished_at"] == "2026-01-02T03:05:36Z"
     assert document["components"] == {"image": "12ab"}
@@ -206,7 +208,25 @@ async def test_a_database_of_a_server_is_migrated_and_its_password_is_not_shown(
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["list", "--help"], ["show", "--help"], ["migrate", "--help"]]
+    "arguments",
+    [
+        ["--help"],
+        *(
+            [name, "--help"]
+            for name in (
+                "list",
+                "show",
+                "find",
+                "stats",
+                "invalidate",
+                "pin",
+                "export",
+                "gc",
+                "import",
+                "migrate",
+            )
+        ),
+    ],
 )
 async def test_help_has_examples(memopod, arguments):
     result = await memopod(*arguments)

@@ -87,9 +87,9 @@ async def test_what_is_invalidated_is_gone_pinned_or_not_and_nothing_else(entrie
     await entries.put_all(several)
     here = [entry for entry in several if entry.namespace == "a"]
     await catalog.pin(here[0].id, True)
-    assert await catalog.invalidate(Filter(namespace="a"), reason="test", dry_run=True) == len(here)
+    assert await catalog.invalidate(Filter(namespace="a"), dry_run=True) == len(here)
     token = (await entries.read("a", "")).token
-    assert await catalog.invalidate(Filter(namespace="a"), reason="test") == len(here)
+    assert await catalog.invalidate(Filter(namespace="a")) == len(here)
     assert (await entries.read("a", "")).token != token
     assert await every(catalog, Filter(namespace="a")) == []
     assert len(await every(catalog, Filter())) == len(several) - len(here)
