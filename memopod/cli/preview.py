@@ -15,7 +15,7 @@ from rich.text import Text
 
 from cache_server.entries import EntriesUnavailable, open_entries
 from cache_server.preview import REUSE, RUN, UNKNOWN, Preview, Verdict
-from memopod.cli.cache import DatabaseOption, JsonOption, StateOption, find_source
+from memopod.cli.cache_source import DatabaseOption, JsonOption, StateOption, find_source
 from memopod.sandbox.pipelines import PipelineError, parse_parameters, read_pipeline
 from memopod.sandbox.runner import pipeline_steps
 from memopod.steps.manifest import BadManifest, Steps, planned_steps
