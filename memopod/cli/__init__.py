@@ -53,7 +53,7 @@ class _LazyGroup(TyperGroup):
 
 def _single(function: Any, *, service: bool) -> typer.Typer:
     """A Typer of one command. A service reads its own flags, `--help` included."""
-    single = typer.Typer(add_completion=False)
+    single = typer.Typer(add_completion=False, rich_markup_mode="markdown")
     single.command(
         context_settings={"allow_extra_args": True, "ignore_unknown_options": True} if service else None,
         add_help_option=not service,

@@ -58,9 +58,8 @@ def preview(
     file is compared with what `memopod run` has left; Kubeflow Pipelines v2 has a cache of its own.
 
     Examples:
-      memopod preview pipeline.yaml -p message=hello
-
-      memopod preview workflow.yaml -n argo --database sqlite:////var/lib/memopod/cache.db --json
+      - memopod preview pipeline.yaml -p message=hello
+      - memopod preview workflow.yaml -n argo --database sqlite:////var/lib/memopod/cache.db --json
     """
     source = find_source(database, state)
     try:

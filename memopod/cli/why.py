@@ -54,9 +54,8 @@ def why(
     needs the Pod of the earlier run; of its image the digest that ran is known without.
 
     Examples:
-      memopod why train-x7k2p-fit-1234567890 -n pipelines
-
-      memopod why 3f2a91c0...(64 digits) --json
+      - memopod why train-x7k2p-fit-1234567890 -n pipelines
+      - memopod why 3f2a91c0...(64 digits) --json
     """
     source = find_source(database, state)
     path = kubeconfig or (state / "kubeconfig" if state else None)
