@@ -1,4 +1,5 @@
 import json
+import secrets
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -84,7 +85,7 @@ class Cluster:
     async def workflow(self, **spec):
         body = {
             "apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow",
-            "metadata": {"generateName": "wf-", "namespace": NAMESPACE}, "spec": spec,
+            "metadata": {"generateName": f"wf-{secrets.token_hex(3)}-", "namespace": NAMESPACE}, "spec": spec,
         }  # fmt: skip
         return await self.client.create(WORKFLOWS, body, namespace=NAMESPACE)
 
