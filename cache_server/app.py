@@ -65,7 +65,9 @@ def _wire(
         settle_time=settings.settle_time, late_margin=settings.late_margin, concurrency=settings.concurrency,
         count=counts.add,
     )  # fmt: skip
-    completer = Completer(client, entries, secret=rules.secret, leads=leads, concurrency=settings.concurrency)
+    completer = Completer(
+        client, entries, secret=rules.secret, leads=leads, concurrency=settings.concurrency, count=counts.add
+    )
 
     return decider, Pods(
         controller,

@@ -16,7 +16,17 @@ from prometheus_client import Counter
 from cache_server.entries import Entries, EntriesUnavailable, Entry
 from cache_server.jobs import Jobs
 from cache_server.placeholder import cache_id, is_swapped
-from memopod.kube import PODS, TASK_RESULTS, ApiError, Client, Conflict, NotFound, Resource, set_metadata_ops
+from memopod.kube import (
+    PODS,
+    TASK_RESULTS,
+    ApiError,
+    Client,
+    Conflict,
+    NotFound,
+    Resource,
+    emit,
+    set_metadata_ops,
+)  # fmt: skip
 from memopod.steps import NotAStep, names, read_step
 from memopod.steps.finish import task_result
 from memopod.steps.times import from_text
@@ -35,12 +45,15 @@ class Completer:
     """Writes the results of the placeholder Pods that `see` hands it, while `leads()` is true."""
 
     def __init__(
-        self, client: Client, entries: Entries, *, secret: bytes, leads: Callable[[], bool], concurrency: int
-    ) -> None:
+        self, client: Client, entries: Entries, *, secret: bytes, leads: Callable[[], bool], concurrency: int,
+        count: Callable[..., None] = lambda **_: None,
+    ) -> None:  # fmt: skip
+        """`count(namespace, template, reason, entry_id)` is called for each reuse, for the statistics."""
         self._client = client
         self._entries = entries
         self._secret = secret
         self._leads = leads
+        self._count = count
         self._jobs = Jobs(concurrency)
         self._refused: set[str] = set()
 
@@ -97,6 +110,14 @@ class Completer:
                 return "foreign"
         await self._relabel(pod, {names.STEP_LABEL: names.REUSED})
         _log.info("reused", pod=pod["metadata"]["name"], entry=metadata["labels"][names.ENTRY])
+        entry = metadata["labels"][names.ENTRY]
+        template = read_step(pod).template_name
+        self._count(namespace=metadata["namespace"], template=template, reason="hit", entry_id=entry)
+        source = metadata["annotations"][names.SOURCE_POD] or "an imported run"
+        await emit(
+            self._client, pod, reason="Reused", component="memopod",
+            message=f"a placeholder runs with the outputs of {source}",
+        )  # fmt: skip
         try:
             await self._entries.used(metadata["labels"][names.ENTRY], datetime.now(UTC))
         except EntriesUnavailable as error:

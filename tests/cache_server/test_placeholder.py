@@ -12,7 +12,7 @@ from cache_server.admission import Policy
 from cache_server.completion import Completer
 from cache_server.placeholder import PlaceholderRules, cache_id, placeholders
 from cache_server.review import AdmissionRequest, Resource, User
-from memopod.kube import PODS
+from memopod.kube import EVENTS, PODS
 from memopod.steps import names, read_step
 
 SECRET = b"s" * 32
@@ -30,6 +30,7 @@ class Placeholders:
         self.parts = parts
         self.completes = True
         self.timeout = 30.0
+        self.counted = []
 
     async def judge(self, pod):
         rules = PlaceholderRules(image="busybox", keeps_node_restrictions=False, timeout=self.timeout)
@@ -56,7 +57,7 @@ class Placeholders:
     def completer(self):
         return Completer(
             self.cluster.client, self.parts.entries, secret=SECRET, leads=lambda: self.parts.leading,
-            concurrency=4,
+            concurrency=4, count=lambda **counted: self.counted.append(counted),
         )  # fmt: skip
 
     async def complete(self, pod):
@@ -101,6 +102,13 @@ async def test_the_second_run_is_swapped_and_gets_the_result_that_argo_waits_for
     assert result["outputs"]["parameters"][0]["value"] == "hello"
     assert result["metadata"]["annotations"][names.SOURCE_POD] == entry.pod_name
     assert (await mode.parts.entries.get(entry.id)).uses == 1
+    assert mode.counted == [
+        {"namespace": NAMESPACE, "template": entry.template_name, "reason": "hit", "entry_id": entry.id}
+    ]
+    events = (await mode.cluster.client.list(EVENTS, namespace=NAMESPACE))["items"]
+    assert [
+        event["reason"] for event in events if event["involvedObject"]["uid"] == pod["metadata"]["uid"]
+    ] == ["Reused"]
 
 
 async def test_a_placeholder_is_never_recorded_as_a_run(mode):
