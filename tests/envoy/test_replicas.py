@@ -16,6 +16,13 @@ async def call(channel, rpc, request=b""):
     return await channel.unary_unary(f"{SERVICE}/{rpc}")(request, timeout=30)
 
 
+async def eventually(condition):
+    """Wait for Envoy's workers, to whom its main thread tells what it knows."""
+    async with asyncio.timeout(30):
+        while not await condition():
+            pass  # it has asked a number of times
+
+
 async def test_readers_see_nothing_of_a_replica_that_is_killed(start_envoy, start_store, client_of, web_of):
     stores = [await asyncio.to_thread(start_store)]
     stores.append(await asyncio.to_thread(start_store, database=stores[0].database))
@@ -61,6 +68,7 @@ async def test_readers_see_nothing_of_a_replica_that_is_killed(start_envoy, star
         )
         stores[1] = await asyncio.to_thread(start_store, database=stores[0].database, port=stores[1].port)
         await envoy.healthy(2)
+        await more(300)
         await asyncio.to_thread(stores[0].kill)
         await more(300)
         stop.set()
@@ -135,9 +143,13 @@ async def test_each_call_of_one_connection_goes_to_whichever_replica_is_free(sta
     await envoy.healthy(2)
     for address in (envoy.address, envoy.full_address):
         async with grpc.aio.insecure_channel(address) as channel:
-            answers = await asyncio.gather(*(call(channel, "GetContexts") for _ in range(100)))
-        shares = Counter(answers)
-        assert min(shares[replica.name] for replica in replicas) >= 20, shares
+
+            async def balanced(channel=channel):
+                answers = await asyncio.gather(*(call(channel, "GetContexts") for _ in range(100)))
+                shares = Counter(answers)
+                return min(shares[replica.name] for replica in replicas) >= 20
+
+            await eventually(balanced)
 
 
 async def test_a_replica_whose_database_is_away_gets_no_calls_while_another_has_its_own(
@@ -149,7 +161,11 @@ async def test_a_replica_whose_database_is_away_gets_no_calls_while_another_has_
         away = health_pb2.HealthCheckResponse.NOT_SERVING
         await replicas[0].health.set("", away)
         await envoy.healthy(1)
-        assert {await call(channel, "GetContexts") for _ in range(20)} == {replicas[1].name}
+
+        async def spared():
+            return {await call(channel, "GetContexts") for _ in range(20)} == {replicas[1].name}
+
+        await eventually(spared)
         # With all away, they say themselves what is wrong.
         await replicas[1].health.set("", away)
         await envoy.healthy(0)
