@@ -23,6 +23,7 @@ from cache_server.entries.creation import ensure_database
 from cache_server.entries.retention import keep_within
 from cache_server.executions import Executions
 from cache_server.leadership import leadership
+from cache_server.namespace_stores import for_namespaces
 from cache_server.own_certificates import OwnCertificates
 from cache_server.pods import SELECTOR, Pods
 from cache_server.recorder import Recorder
@@ -59,6 +60,7 @@ def _wire(
     settings: Settings, rules: DecisionRules, artifacts: Artifacts, client: Client, entries: Entries,
     leads: Callable[[], bool], identity: str, counts: Counts,
 ) -> tuple[Decider, Pods]:  # fmt: skip
+    artifacts = for_namespaces(artifacts, client)
     identifier, decider = make_decider(settings, rules, artifacts, client, entries)
     controller = Controller(
         client, decider, entries, Executions(configuration.wait_rules(settings)), leads=leads,

@@ -20,6 +20,7 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 
+from memopod.steps.argo import Step
 from memopod.steps.locations import Location
 from memopod.steps.outputs import OutputArtifact
 
@@ -30,6 +31,7 @@ _MD5 = re.compile(r"[0-9a-f]{32}")
 """An ETag that is the MD5 of an object's content. That of a multipart upload ends in `-<parts>`, that
 of obstore's local folders is `<inode>-<mtime>-<size>`: both say nothing about content."""
 
+ANY_BUCKET = "*"
 _REMOTE = {"s3", "s3a", "gs", "az", "azure", "abfs", "abfss"}
 _OPTIONS = {"endpoint", "region", "skip_signature", "virtual_hosted_style_request"}
 
@@ -66,10 +68,14 @@ class Artifacts:
         *,
         call_timeout: float = 2.0,
         concurrency: int = 32,
+        endpoints: Mapping[str, Mapping[str, str]] | None = None,
+        slots: asyncio.Semaphore | None = None,
     ) -> None:
-        self._stores = dict(stores)
-        self._timeout = call_timeout
-        self._slots = asyncio.Semaphore(concurrency)
+        """`endpoints` (name -> options) are those whose buckets a namespace's own credentials open."""
+        self.stores = dict(stores)
+        self.call_timeout = call_timeout
+        self.endpoints = dict(endpoints or {})
+        self.slots = slots or asyncio.Semaphore(concurrency)
 
     @classmethod
     def from_settings(
@@ -80,36 +86,46 @@ class Artifacts:
         ENDPOINT is as Argo has it (`minio.argo:9000`), empty for GCS. URL is where this server finds
         the bucket: `file:///DIR`, `s3://BUCKET?endpoint=http://HOST:PORT&region=R`, `gs://BUCKET` or
         `az://CONTAINER`. Credentials come from the environment, as the store's own tools read them.
+        `ENDPOINT/*=s3://*?endpoint=...`: any bucket there, with the credentials of the step's namespace.
         `call_timeout` is in seconds, `concurrency` the number of questions asked at the same time.
 
         Raises ValueError for a line that is none, OSError for a folder that is not there.
         """
         stores: dict[tuple[str, str], ObjectStore] = {}
+        endpoints: dict[str, dict[str, str]] = {}
         for line in settings:
             place, separator, url = line.partition("=")
             endpoint, _, bucket = place.rpartition("/")
             if not separator or not bucket or not url:
                 raise ValueError(f"object store: expected ENDPOINT/BUCKET=URL, got {place!r}")
-            if (endpoint, bucket) in stores:
+            if (endpoint, bucket) in stores or (bucket == ANY_BUCKET and endpoint in endpoints):
                 raise ValueError(f"object store: {place!r} is given twice")
+            if bucket == ANY_BUCKET:
+                endpoints[endpoint] = _endpoint_options(place, url)
+                continue
             stores[endpoint, bucket] = _open(place, url, call_timeout)
-        return cls(stores, call_timeout=call_timeout, concurrency=concurrency)
+        return cls(stores, call_timeout=call_timeout, concurrency=concurrency, endpoints=endpoints)
 
     @property
     def configured(self) -> bool:
         """Whether there is any store to ask."""
-        return bool(self._stores)
+        return bool(self.stores)
+
+    async def within(self, step: Step) -> "Artifacts":
+        """What may be asked on behalf of a step: these stores, whichever step it is."""
+        del step
+        return self
 
     def knows(self, location: Location) -> bool:
         """Whether the store of this location is configured."""
-        return (location.endpoint, location.bucket) in self._stores
+        return (location.endpoint, location.bucket) in self.stores
 
     async def describe(self, location: Location) -> ArtifactState | None:
         """The object at a location, or all that is in a folder; None if there is neither.
 
         Raises ArtifactStoreUnavailable if the store does not say so in time.
         """
-        store = self._stores.get((location.endpoint, location.bucket))
+        store = self.stores.get((location.endpoint, location.bucket))
         place = f"{location.endpoint}/{location.bucket}"
         if store is None:
             raise ArtifactStoreUnavailable(f"no object store is configured for {place}")
@@ -121,13 +137,31 @@ class Artifacts:
     @asynccontextmanager
     async def _question(self, place: str) -> AsyncIterator[None]:
         try:
-            async with asyncio.timeout(self._timeout), self._slots:
+            async with asyncio.timeout(self.call_timeout), self.slots:
                 yield
         except TimeoutError as error:
-            raise ArtifactStoreUnavailable(f"{place}: no answer within {self._timeout:g} s") from error
+            raise ArtifactStoreUnavailable(f"{place}: no answer within {self.call_timeout:g} s") from error
         except (BaseError, OSError, ValueError) as error:
             # The store's own text repeats the request, which can be signed: only the cause has it.
             raise ArtifactStoreUnavailable(f"{place}: {type(error).__name__}") from error
+
+
+def open_bucket(
+    bucket: str, options: Mapping[str, str], credentials: Sequence[str], call_timeout: float
+) -> ObjectStore:
+    """An S3 bucket of an endpoint, with an access key's id and secret."""
+    user, password = credentials
+    keys = {"access_key_id": user, "secret_access_key": password}
+    return _open_remote(f"s3://{bucket}", dict(options), call_timeout, keys)
+
+
+def _endpoint_options(place: str, url: str) -> dict[str, str]:
+    parts = urlsplit(url)
+    options = dict(parse_qsl(parts.query))
+    if parts.scheme != "s3" or parts.netloc != ANY_BUCKET or "endpoint" not in options:
+        raise ValueError(f"object store {place!r}: expected s3://*?endpoint=URL, got {parts.scheme}://")
+    _check_options(options)
+    return options
 
 
 def unchanged(stored: OutputArtifact, state: ArtifactState | None) -> bool:
@@ -164,12 +198,18 @@ def _open_folder(place: str, url: str) -> ObjectStore:
         raise FileNotFoundError(f"object store {place!r}: there is no folder {urlsplit(url).path}") from error
 
 
-def _open_remote(url: str, options: Mapping[str, str], call_timeout: float) -> ObjectStore:
+def _check_options(options: Mapping[str, str]) -> None:
     unknown = sorted(options.keys() - _OPTIONS)
     if unknown:
         raise ValueError(f"expected options among {', '.join(sorted(_OPTIONS))}, got {', '.join(unknown)}")
+
+
+def _open_remote(
+    url: str, options: Mapping[str, str], call_timeout: float, credentials: Mapping[str, str] | None = None
+) -> ObjectStore:
+    _check_options(options)
     # Types of the options differ by store, and obstore reads the values from text.
-    config: Any = dict(options)
+    config: Any = {**options, **(credentials or {})}
     deadline = timedelta(seconds=call_timeout)
     return from_url(
         url,

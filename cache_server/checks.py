@@ -24,29 +24,34 @@ class _Answer:
 class Checks:
     """`Artifacts.describe` with a memory of `seconds`, counted from when the question was asked."""
 
-    def __init__(self, artifacts: Artifacts, seconds: float) -> None:
-        self._artifacts = artifacts
+    def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._answers: dict[Location, _Answer] = {}
+        self._answers: dict[tuple[str, Location], _Answer] = {}
 
-    async def describe(self, location: Location) -> ArtifactState | None:
-        """See `Artifacts.describe`. Who asks while a question is under way gets its answer too."""
+    async def describe(
+        self, artifacts: Artifacts, namespace: str, location: Location
+    ) -> ArtifactState | None:
+        """See `Artifacts.describe`. Who asks while a question is under way gets its answer too.
+
+        What one namespace may ask is not told to another.
+        """
         if self._seconds <= 0:
-            return await self._artifacts.describe(location)
-        answer = self._answers.get(location)
+            return await artifacts.describe(location)
+        key = namespace, location
+        answer = self._answers.get(key)
         if answer is None or time.monotonic() - answer.asked >= self._seconds:
-            work = self._artifacts.describe(location)
+            work = artifacts.describe(location)
             answer = _Answer(time.monotonic(), asyncio.create_task(work, name=f"check:{location.bucket}"))
-            answer.task.add_done_callback(lambda task: self._ended(location, task))
-            self._answers.pop(location, None)
-            self._answers[location] = answer
+            answer.task.add_done_callback(lambda task: self._ended(key, task))
+            self._answers.pop(key, None)
+            self._answers[key] = answer
             while len(self._answers) > _MOST:
                 del self._answers[next(iter(self._answers))]
         # One who gives up (a decision has a deadline) does not take the answer from the others.
         return await asyncio.shield(answer.task)
 
-    def _ended(self, location: Location, task: asyncio.Task[ArtifactState | None]) -> None:
-        answer = self._answers.get(location)
+    def _ended(self, key: tuple[str, Location], task: asyncio.Task[ArtifactState | None]) -> None:
+        answer = self._answers.get(key)
         failed = task.cancelled() or task.exception() is not None or task.result() is None
         if failed and answer is not None and answer.task is task:
-            del self._answers[location]
+            del self._answers[key]

@@ -89,7 +89,8 @@ class Decider:
     ) -> None:  # fmt: skip
         self._identifier = identifier
         self._entries = entries
-        self._checks = Checks(artifacts, rules.check_memory)
+        self._artifacts = artifacts
+        self._checks = Checks(rules.check_memory)
         self._namespaces = namespaces
         self._rules = rules
 
@@ -187,31 +188,34 @@ class Decider:
             outputs = fill_declared(step, entry.outputs)
         except OutputsMismatch:
             return Run(reason="outputs-mismatch", identity=identity)
-        reason = await self._check(entry)
+        reason = await self._check(step, entry)
         if reason:
             return Run(reason=reason, identity=identity)
         if is_audited(step.pod_uid or step.execution, self._rules.audit_rate):
             return Run(reason="audit", identity=identity, audits=entry.id)
         return Reuse(step=step, entry=entry, outputs=outputs)
 
-    async def _check(self, entry: Entry) -> str | None:
+    async def _check(self, step: Step, entry: Entry) -> str | None:
         """Ask the object stores whether all outputs are there, unchanged; a slug if they are not."""
         if self._rules.check == "off" or not entry.outputs.artifacts:
             return None
-        found = await asyncio.gather(*(self._look(a) for a in entry.outputs.artifacts))
+        artifacts = await self._artifacts.within(step)
+        found = await asyncio.gather(
+            *(self._look(a, artifacts, step.namespace) for a in entry.outputs.artifacts)
+        )
         if "outputs-gone" in found:
             await self._entries.retire(entry.id, "outputs-gone")
             return "outputs-gone"
         return "outputs-unchecked" if "outputs-unchecked" in found else None
 
-    async def _look(self, artifact: OutputArtifact) -> str | None:
+    async def _look(self, artifact: OutputArtifact, artifacts: Artifacts, namespace: str) -> str | None:
         """Why this output stands in the way of a reuse, None if it does not."""
         unchecked = "outputs-unchecked" if self._rules.check == "require" else None
         if artifact.etag is None and artifact.digest is None:
             # Recorded while nobody could ask about it: there is nothing to compare with.
             return unchecked
         try:
-            state = await self._checks.describe(artifact.location)
+            state = await self._checks.describe(artifacts, namespace, artifact.location)
         except ArtifactStoreUnavailable:
             return unchecked
         return None if unchanged(artifact, state) else "outputs-gone"

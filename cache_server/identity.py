@@ -99,8 +99,9 @@ class Identifier:
         is no part of the identity: it tells that a place was written over, and be it with the same.
         """
         location = artifact.location
-        if self._artifacts.knows(location):
-            state = await self._artifacts.describe(location)
+        artifacts = await self._artifacts.within(step)
+        if artifacts.knows(location):
+            state = await artifacts.describe(location)
             if state is None:
                 raise Unkeyable("input-unknown")
             written = [state.etag, to_text(state.modified)]

@@ -134,7 +134,7 @@ class Recorder:
         outputs = await fetch_outputs(self._client, identity.step)
         if outputs is None:
             return "incomplete"
-        outputs = await self._described(select_declared(identity.step, outputs), execution)
+        outputs = await self._described(select_declared(identity.step, outputs), identity.step, execution)
         workflow = await self._workflow(identity.step)
         check_lifetime(identity.step, workflow)
         check_place(outputs, workflow)
@@ -189,14 +189,15 @@ class Recorder:
             # Who may not even read results has written none (Kubeflow's own account).
             return False
 
-    async def _described(self, outputs: Outputs, execution: Execution) -> Outputs:
+    async def _described(self, outputs: Outputs, step: Step, execution: Execution) -> Outputs:
         """The outputs with what the object store says of each artifact now."""
         described = []
+        artifacts = await self._artifacts.within(step)
         for artifact in outputs.artifacts:
-            if not self._artifacts.knows(artifact.location):
+            if not artifacts.knows(artifact.location):
                 described.append(artifact)
                 continue
-            state = await self._artifacts.describe(artifact.location)
+            state = await artifacts.describe(artifact.location)
             if state is None:
                 raise NotRecordable("an output artifact is not where the step reported it")
             check_unwritten(execution, state.modified)

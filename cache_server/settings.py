@@ -158,7 +158,10 @@ class Settings(JanitorSettings, UpstreamSettings):
     late_margin: float = setting(5.0, "No reuse starts later than this many seconds before hold-until.")
     concurrency: int = setting(32, "Decisions under way at once.")
     object_store: tuple[str, ...] = setting(
-        (), "Object stores to check outputs in, each ENDPOINT/BUCKET=URL (s3://, gs://, az://, file://)."
+        (),
+        "Object stores to check outputs in, each ENDPOINT/BUCKET=URL (s3://, gs://, az://, file://). "
+        "ENDPOINT/*=s3://*?endpoint=URL: any bucket there, with the credentials in the Secret that the step "
+        "names, if its namespace lets this server read that.",
     )
     artifact_check: str = setting(
         "auto",

@@ -24,6 +24,7 @@ from cache_server.authority import Lifetimes
 from cache_server.certificates import FileCertificates
 from cache_server.decision import Decider, DecisionRules
 from cache_server.entries import open_layered
+from cache_server.namespace_stores import for_namespaces
 from cache_server.own_certificates import OwnCertificates
 from cache_server.serving import listen, make_decider, make_judge
 from cache_server.settings import OWN, PLACEHOLDER, Settings
@@ -126,7 +127,7 @@ async def _serve(
             )
         if settings.strategy == PLACEHOLDER:
             entries = await stack.enter_async_context(open_layered(settings.database, redis=settings.redis))
-            artifacts = Artifacts.from_settings(settings.object_store)
+            artifacts = for_namespaces(Artifacts.from_settings(settings.object_store), client)
             _, decider = make_decider(settings, rules, artifacts, client, entries)
         if settings.certificates == OWN:
             certificates = OwnCertificates(client, configuration.certificate_place(settings), Lifetimes())

@@ -38,46 +38,48 @@ def artifacts(store):
 
 
 async def test_many_who_ask_at_once_ask_once(artifacts):
-    checks = Checks(artifacts, 60.0)
-    states = await asyncio.gather(*(checks.describe(PLACE) for _ in range(100)))
+    checks = Checks(60.0)
+    states = await asyncio.gather(*(checks.describe(artifacts, "pipelines", PLACE) for _ in range(100)))
     assert {state.size for state in states} == {3}
     assert artifacts.asked == 1
 
 
 async def test_without_a_memory_everybody_asks(artifacts):
-    checks = Checks(artifacts, 0.0)
-    await asyncio.gather(*(checks.describe(PLACE) for _ in range(5)))
+    checks = Checks(0.0)
+    await asyncio.gather(*(checks.describe(artifacts, "pipelines", PLACE) for _ in range(5)))
     assert artifacts.asked == 5
 
 
 async def test_what_is_gone_is_asked_about_again(artifacts, store):
-    checks = Checks(artifacts, 60.0)
+    checks = Checks(60.0)
     await store.delete_async(PLACE.key)
-    assert await checks.describe(PLACE) is None
+    assert await checks.describe(artifacts, "pipelines", PLACE) is None
     await store.put_async(PLACE.key, b"12345")
-    assert (await checks.describe(PLACE)).size == 5
+    assert (await checks.describe(artifacts, "pipelines", PLACE)).size == 5
 
 
 async def test_a_store_that_cannot_be_asked_is_asked_again(artifacts):
-    checks = Checks(artifacts, 60.0)
+    checks = Checks(60.0)
     unknown = Location("s3", "elsewhere", "pipelines", "run/data")
     for _ in range(2):
         with pytest.raises(ArtifactStoreUnavailable):
-            await checks.describe(unknown)
+            await checks.describe(artifacts, "pipelines", unknown)
     assert artifacts.asked == 2
 
 
 async def test_after_its_time_an_answer_is_asked_for_again(artifacts, store):
-    checks = Checks(artifacts, 1e-9)
-    await checks.describe(PLACE)
+    checks = Checks(1e-9)
+    await checks.describe(artifacts, "pipelines", PLACE)
     await store.delete_async(PLACE.key)
-    assert await checks.describe(PLACE) is None
+    assert await checks.describe(artifacts, "pipelines", PLACE) is None
 
 
 async def test_one_who_gives_up_does_not_take_the_answer_from_the_others(artifacts):
     artifacts.hold = asyncio.Event()
-    checks = Checks(artifacts, 60.0)
-    impatient, patient = (asyncio.create_task(checks.describe(PLACE)) for _ in range(2))
+    checks = Checks(60.0)
+    impatient, patient = (
+        asyncio.create_task(checks.describe(artifacts, "pipelines", PLACE)) for _ in range(2)
+    )
     await asyncio.sleep(0)
     impatient.cancel()
     artifacts.hold.set()
