@@ -6,7 +6,7 @@ READY  := $(VENV)/.ready
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' memopod/__init__.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help bench-webhook setup services control-plane demo test test-artifacts fuzz bench-why bench-store soak-store chaos bench-writer check format lock image test-image wheel clean
+.PHONY: help bench-webhook setup services control-plane demo test test-artifacts fuzz bench-why bench-store soak-store chaos bench-writer check format lock image test-image wheel clean bench-controller chaos-controller
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,12 @@ services: ## install the servers and the browser that tests start (Debian, as ro
 
 control-plane: ## build the etcd and kube-apiserver that tests start (needs Go)
 	@tools/control-plane/build
+
+bench-controller: $(READY) control-plane ## measure the controller beside a bare loop on a real API server (3 minutes)
+	$(BIN)/python -m benchmarks.controller $(ARGS)
+
+chaos-controller: $(READY) control-plane ## each fault at 50 Pods/s: none refused, none held too long, none lost
+	MEMOPOD_CHAOS=1 $(BIN)/python -m pytest -n0 tests/real/test_faults.py --timeout 300 $(ARGS)
 
 demo: $(READY) ## run the example pipeline twice: the second run is reused
 	@$(BIN)/memopod demo

@@ -19,6 +19,7 @@ class Jobs:
         self._slots = asyncio.Semaphore(concurrency)
         self._on_end = on_end
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._in_slots: set[asyncio.Task[Any] | None] = set()
         self._draining = False
 
     def __contains__(self, key: str) -> bool:
@@ -43,9 +44,20 @@ class Jobs:
             task.cancel()
         await asyncio.gather(*late, return_exceptions=True)
 
+    def leave_slot(self) -> None:
+        """To be called by a task that mostly waits from now on: another one may begin."""
+        task = asyncio.current_task()
+        if task in self._in_slots:
+            self._in_slots.discard(task)
+            self._slots.release()
+
     async def _run(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        async with self._slots:
+        await self._slots.acquire()
+        self._in_slots.add(asyncio.current_task())
+        try:
             await work()
+        finally:
+            self.leave_slot()
 
     def _ended(self, key: str, task: "asyncio.Task[None]") -> None:
         del self._tasks[key]

@@ -57,7 +57,7 @@ def build_pod(version, step, workflow, steps):
     text = json.dumps(pod)
     # Hashes in the names of nodes: this step's own, and those of recorded siblings that it refers to.
     group = step.sample.partition(".")[0]
-    for other in sorted(steps, key=lambda other: other is step):
+    for other in sorted(steps, key=lambda other: other is not step):
         if other.sample.partition(".")[0] != group:
             continue
         sibling = json.loads(recorded(version, f"{other.sample}.admission"))["request"]["object"]["metadata"]

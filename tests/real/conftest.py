@@ -2,14 +2,8 @@
 
 import asyncio
 import fcntl
-import json
 import os
-import subprocess
-import sys
-import tempfile
-import time
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -21,17 +15,8 @@ from tests.conftest import unavailable
 from tests.real.argo import Argo
 from tests.real.cluster import Cluster
 from tests.real.kubelet import Kubelet
+from tests.real.plane import start, wait_ready
 from tests.real.proxy import before_api_server
-
-START_SECONDS = 90
-
-
-@dataclass
-class Plane:
-    """The control plane of this session: a folder with certificates, tokens and logs, and a port."""
-
-    folder: Path
-    port: int
 
 
 @pytest.fixture(scope="session")
@@ -48,23 +33,8 @@ def plane(tmp_path_factory):
         fcntl.flock(lock, fcntl.LOCK_EX)
         place = shared / "control-plane"
         if not place.exists():
-            folder = tempfile.mkdtemp(prefix="memopod-cp-")
-            with (shared / "control-plane.log").open("wb") as log:
-                command = [sys.executable, "-m", "tests.real.keeper", str(session), folder]
-                # No child of this worker: it outlives it, and ends by itself.
-                subprocess.run(
-                    ["setsid", "--fork", *command], cwd=Path(__file__).parents[2], stdout=log, stderr=log,
-                    check=True,
-                )  # fmt: skip
-            place.write_text(folder)
-    folder = Path(place.read_text())
-    deadline = time.monotonic() + START_SECONDS
-    while not (folder / "ready.json").exists():
-        log = (shared / "control-plane.log").read_text()
-        assert folder.exists(), f"the control plane did not start:\n{log}"
-        assert time.monotonic() < deadline, f"the control plane is not ready in time: {folder}\n{log}"
-        time.sleep(0.05)
-    return Plane(folder, json.loads((folder / "ready.json").read_text())["port"])
+            place.write_text(str(start(session, shared / "control-plane.log")))
+    return wait_ready(Path(place.read_text()), shared / "control-plane.log")
 
 
 @pytest.fixture

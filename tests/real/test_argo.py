@@ -102,3 +102,12 @@ async def test_artifacts_of_a_producer_are_named_by_its_own_pod(cluster, play):
     assert key == f"artifacts/{run.name}/{run.pod_name('make')}/default.tgz"
     used = str(run.pods["use"]["spec"]["initContainers"][0]["env"])
     assert key in used
+
+
+async def test_steps_of_one_recording_have_names_of_their_own(cluster, play):
+    argo, kubelet = await play()
+    steps = [Step(name=f"s{n}", message=f"m{n}", after=(f"s{n - 1}",) if n else ()) for n in range(4)]
+    run = await argo.submit(*steps)
+    assert await run.end() == "Succeeded"
+    assert kubelet.ran == [run.pod_name(step.name) for step in steps]
+    assert len(set(kubelet.ran)) == 4
