@@ -80,6 +80,8 @@ class Controller:
         self._settle_time = settle_time
         self._late_margin = late_margin
         self._jobs = Jobs(concurrency, on_end=self._see_again)
+        self._finishing = asyncio.Semaphore(concurrency)
+        """Bounds writes, so that those of the Lease find a connection."""
         self._progress = Progress()
         self._latest: dict[str, Pod] = {}
         self._done: dict[str, str] = {}
@@ -267,7 +269,8 @@ class Controller:
             await self._run(pod, Run(reason="result-exists"))
             return
         await asyncio.sleep(self._settle_time)
-        await self._forward(pod, result)
+        async with self._finishing:
+            await self._forward(pod, result)
 
     async def _write_result(self, wanted: dict[str, Any], pod: Pod) -> Mapping[str, Any]:
         """Create the WorkflowTaskResult; the one that is there in the end is returned.

@@ -84,7 +84,10 @@ class Load:
         async with asyncio.TaskGroup() as group:
             for number, body in enumerate(bodies):
                 group.create_task(create(number, body), name=f"create:{number}")
-        await asyncio.wait_for(self.done.wait(), 120)
+        try:
+            await asyncio.wait_for(self.done.wait(), 60)
+        except TimeoutError:
+            raise AssertionError(f"{self._left} of {len(bodies)} Pods were not {until} in 60 s") from None
         return time.monotonic() - begun
 
     def _held(self, pod):
