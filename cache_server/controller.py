@@ -42,6 +42,8 @@ _CREATE_SECONDS = 1.0
 """Deadline of the write that decides: a leader gives up 1 s before another may take over, so that what
 it sent has been answered or cut off by then."""
 _UNKNOWN_PAUSE = 0.5
+_EVENTS_AT_ONCE = 4
+"""Few: nothing waits for an Event, and a Pod that waits for its status should not wait behind them."""
 _MAYBE_WRITTEN = (409, 429)
 """Client errors after which the object may be there, or may be created in a moment."""
 
@@ -82,6 +84,7 @@ class Controller:
         self._jobs = Jobs(concurrency, on_end=self._see_again)
         self._finishing = asyncio.Semaphore(concurrency)
         """Bounds writes, so that those of the Lease find a connection."""
+        self._telling = asyncio.Semaphore(_EVENTS_AT_ONCE)
         self._progress = Progress()
         self._latest: dict[str, Pod] = {}
         self._done: dict[str, str] = {}
@@ -171,11 +174,16 @@ class Controller:
         except NotAStep as error:
             await self._run(pod, Run(reason=error.reason))
             return
-        result = await own_result(self._client, step)
-        if result is not None:
-            await self._forward(pod, result)
-            return
-        decision = await self._decider.decide(pod)
+        # Both at once: each asks another server. What was decided counts only if there is no result.
+        deciding = asyncio.create_task(self._decider.decide(pod), name=f"choose:{step.pod_name}")
+        try:
+            result = await own_result(self._client, step)
+            if result is not None:
+                await self._forward(pod, result)
+                return
+            decision = await deciding
+        finally:
+            deciding.cancel()
         if isinstance(decision, Reuse):
             if not self._in_time(pod):
                 decision = Run(reason="too-late")
@@ -268,9 +276,10 @@ class Controller:
         if not is_ours(result):
             await self._run(pod, Run(reason="result-exists"))
             return
+        # The settling time of many hits at once would else add up.
+        self._jobs.leave_slot()
         await asyncio.sleep(self._settle_time)
-        async with self._finishing:
-            await self._forward(pod, result)
+        await self._forward(pod, result)
 
     async def _write_result(self, wanted: dict[str, Any], pod: Pod) -> Mapping[str, Any]:
         """Create the WorkflowTaskResult; the one that is there in the end is returned.
@@ -310,17 +319,19 @@ class Controller:
 
     async def _forward(self, pod: Pod, result: Mapping[str, Any]) -> None:
         self._consider_all(self._executions.reused(pod))
-        if not await go_forward(self._client, pod, result):
-            return
+        async with self._finishing:
+            if not await go_forward(self._client, pod, result):
+                return
         entry = result["metadata"]["labels"][names.ENTRY]
         source = (result["metadata"].get("annotations") or {}).get(names.SOURCE_POD, "an earlier run")
         _DECISIONS.labels(names.REUSE, "hit").inc()
         self._counted(pod, "hit", entry)
         _log.info("reused", pod=pod["metadata"]["name"], entry=entry, source=source)
-        await emit(
-            self._client, dict(pod), reason="Reused", component="memopod",
-            message=f"finished with the outputs of {source}; no container ran",
-        )  # fmt: skip
+        async with self._telling:
+            await emit(
+                self._client, dict(pod), reason="Reused", component="memopod",
+                message=f"finished with the outputs of {source}; no container ran",
+            )  # fmt: skip
         try:
             await self._entries.used(entry, datetime.now(UTC))
         except EntriesUnavailable as error:
