@@ -232,13 +232,17 @@ async def fill(url, kubeconfig):
         opened.database.engine.connect() as connection,
     ):
         identifier = Identifier(client, Artifacts.from_settings(()), opened, KeyRules())
-        rows = []
+        rows, keys = [], set()
         for number in track(range(STORED), "entries", console=console, transient=True):
             pod = reviews[number % len(reviews)]
             pod["metadata"]["annotations"]["memopod.io/salt"] = f"{number // len(reviews):012d}"
             step = read_step(pod, namespace=NAMESPACE)
             hit = number < HIT_KEYS * len(reviews)
-            key = (await identifier.identify(step)).key.digest if hit else uuid.uuid4().hex * 2
+            key = (await identifier.identify(step)).key.digest if hit else ""
+            if key in keys or not hit:
+                # Some recordings are of equal steps.
+                key = uuid.uuid4().hex * 2
+            keys.add(key)
             rows.append(to_row(entry_of(step, key)))
             if len(rows) == 1000:
                 await connection.execute(insert(table), rows)
