@@ -24,7 +24,7 @@ _RETRY_SECONDS = 1.0
 # The core's words for them.
 _DOWNGRADED, _OTHER_SCHEMA = "Downgrade migration was performed", "MLMD database version"
 _OLDER = "is older than library version"
-_SQLITE_WORKERS, _WORKERS = 3, 4
+_WORKERS = 4
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -107,7 +107,7 @@ async def _pool(
 ) -> AsyncIterator[Pool]:
     pool = Pool(
         Opening(for_core(opened_again(config.connection_config)).SerializeToString(), b""),
-        workers=settings.workers or (_SQLITE_WORKERS if one_writer else _WORKERS),
+        workers=settings.workers or _WORKERS,
         one_writer=one_writer,
         depth=settings.queue_depth,
         longest_call=settings.longest_call,

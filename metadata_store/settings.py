@@ -26,8 +26,8 @@ class Settings:
     )
     workers: int | None = setting(
         None,
-        "worker processes, each with a store of its own. On SQLite one of them writes and the others read, "
-        "so 3 is one writer and two readers (default: 3 on SQLite, else 4)",
+        "worker processes, each with a store of its own. On SQLite one of them writes and the others read. "
+        "One of those that read is kept for light calls (default: 4)",
     )
     queue_depth: int = setting(
         1000, "calls that may wait for a worker; further ones are answered UNAVAILABLE at once"

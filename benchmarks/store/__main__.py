@@ -81,17 +81,20 @@ def row(table, rpc, call, core, url, scale):
 
 
 def workers(kind, url, chosen, core, scale):
-    """What a second worker brings (on SQLite the second one reads: one writes in any case)."""
+    """What a second worker for heavy calls brings, besides the one that is kept for light ones.
+
+    On SQLite one more worker writes, alone in any case.
+    """
     if not chosen:
         return
-    table = Table(title=f"{kind}: 8 clients, by workers for this kind of call", title_justify="left")
+    table = Table(title=f"{kind}: 8 clients, by workers for heavy calls", title_justify="left")
     for column in ("RPC", "core", "one", "one / core", "two", "two / core"):
         table.add_column(column, justify="left" if column == "RPC" else "right")
     for rpc, call in chosen.items():
         seconds = call.seconds * scale
         rates = [in_process(core, call, seconds).rate]
         for count in (1, 2):
-            flag = count + 1 if kind == "SQLite" else count
+            flag = count + (2 if kind == "SQLite" else 1)
             with servers.store(url, f"--workers={flag}") as (port, _):
                 rates.append(load.ask(port, rpc, call.request, clients=8, seconds=seconds).rate)
         table.add_row(
