@@ -5,12 +5,14 @@ with either of its two watches late, for a version that waits for declared outpu
 """
 
 import asyncio
+import json
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import jsonpatch
 import pytest
+from typer.testing import CliRunner
 
 from cache_server.admission import Policy, admit
 from cache_server.artifacts import Artifacts
@@ -24,6 +26,7 @@ from cache_server.namespaces import Namespaces
 from cache_server.recorder import Recorder
 from cache_server.sweeper import Sweeper
 from cache_server.waiting import WaitRules
+from memopod.cli.cache import app
 from memopod.kube import Client
 from memopod.steps import names
 from memopod.steps.key import KeyRules
@@ -226,3 +229,26 @@ async def test_a_miss_is_one_write(stage, play):
     assert await run.end() == "Succeeded"
     await controller.drain(20.0)
     assert [method for method, _ in client.calls if method != "GET"] == ["PATCH"]
+
+
+async def test_release_by_hand_finishes_what_must_be_finished_and_lets_all_others_run(stage, play):
+    argo, kubelet = await play(outputs=own_outputs)
+    entry = await record_first_run(stage, argo)
+    async with AsyncExitStack() as stack:
+        runs = [await argo.submit(Step(change=stage.held)) for _ in range(3)]
+        for run, after in zip(runs, (True, False), strict=False):
+            dead = await left_by_a_dead_leader(stage, run, ("POST", "workflowtaskresults"), after=after)
+            stack.push_async_callback(dead.drain, 0.0)
+        await stage.pod_of(runs[2])
+        kubeconfig = str(stage.cluster.plane / "kubeconfig")
+        command = ["release", "--kubeconfig", kubeconfig, "--namespace", stage.cluster.pipelines, "--json"]
+        result = await asyncio.to_thread(CliRunner().invoke, app, command)
+        assert result.exit_code == 0, result.output
+        done = {line["pod"]: line["action"] for line in json.loads(result.stdout)}
+        assert done == {
+            runs[0].pod_name(): "finished", runs[1].pod_name(): "released", runs[2].pod_name(): "released",
+        }  # fmt: skip
+        assert [await run.end() for run in runs] == ["Succeeded"] * 3
+    values = [run.nodes["make"].outputs["parameters"][0]["value"] for run in runs]
+    assert values == [entry.pod_name, runs[1].pod_name(), runs[2].pod_name()]
+    assert set(kubelet.ran) == {entry.pod_name, runs[1].pod_name(), runs[2].pod_name()}
