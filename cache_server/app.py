@@ -118,7 +118,7 @@ async def _serve(
 
         judge = make_judge(
             settings, configuration.admission_policy(settings, rules.secret), decider,
-            alive=controller_alive, can_complete=can_complete,
+            alive=controller_alive, can_complete=can_complete, count=counts.add,
         )  # fmt: skip
         watching = [
             group.create_task(informer.run(), name="informer:pods"),

@@ -52,9 +52,14 @@ class PlaceholderRules:
 
 
 def placeholders(
-    policy: Policy, decider: Decider, can_complete: Callable[[], bool], rules: PlaceholderRules
-) -> Judge:
-    """The judge of placeholder mode. `can_complete()`: somebody is there to write WorkflowTaskResults."""
+    policy: Policy, decider: Decider, can_complete: Callable[[], bool], rules: PlaceholderRules,
+    *, count: Callable[..., None] | None = None,
+) -> Judge:  # fmt: skip
+    """The judge of placeholder mode. `can_complete()`: somebody is there to write WorkflowTaskResults.
+
+    `count(namespace, template, reason, entry_id)` is called for each step that runs after a look-up; a
+    reuse is counted when it is completed.
+    """
 
     async def judge(request: AdmissionRequest) -> Verdict:
         pod = request.pod()
@@ -80,6 +85,10 @@ def placeholders(
         if isinstance(decision, Reuse):
             return _reused(
                 decision, known, key, seal(policy.secret, step, _what(key, decision), int(now)), rules
+            )
+        if count is not None and not request.dryRun:
+            count(
+                namespace=request.namespace, template=step.template_name, reason=decision.reason, entry_id=""
             )
         marks = {names.KEY: key, names.SEAL: seal(policy.secret, step, key, int(now))}
         return _runs(step, known, decision, marks)

@@ -37,12 +37,13 @@ def make_decider(
 def make_judge(
     settings: Settings, policy: Policy, decider: Decider | None, *,
     alive: Callable[[], bool], can_complete: Callable[[], bool],
+    count: Callable[..., None] | None = None,
 ) -> Judge:  # fmt: skip
     """The judge of the strategy. `decider` is needed for placeholder mode only."""
     if settings.strategy != PLACEHOLDER:
         return holding(policy, alive)
     assert decider is not None, "placeholder mode decides at admission"
-    return placeholders(policy, decider, can_complete, configuration.placeholder_rules(settings))
+    return placeholders(policy, decider, can_complete, configuration.placeholder_rules(settings), count=count)
 
 
 async def listen(

@@ -24,6 +24,7 @@ from cache_server.authority import Lifetimes
 from cache_server.certificates import FileCertificates
 from cache_server.decision import Decider, DecisionRules
 from cache_server.entries import open_layered
+from cache_server.entries.counts import Counts
 from cache_server.namespace_stores import for_namespaces
 from cache_server.own_certificates import OwnCertificates
 from cache_server.serving import listen, make_decider, make_judge
@@ -120,6 +121,8 @@ async def _serve(
 ) -> None:
     async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
         decider: Decider | None = None
+        counts: Counts | None = None
+        keeping: list[asyncio.Task[None]] = []
         certificates: FileCertificates | OwnCertificates
         if settings.strategy == PLACEHOLDER or settings.certificates == OWN:
             client = await stack.enter_async_context(
@@ -129,6 +132,8 @@ async def _serve(
             entries = await stack.enter_async_context(open_layered(settings.database, redis=settings.redis))
             artifacts = for_namespaces(Artifacts.from_settings(settings.object_store), client)
             _, decider = make_decider(settings, rules, artifacts, client, entries)
+            counts = Counts(entries.sql.database)
+            keeping.append(group.create_task(counts.write_regularly(), name="counts"))
         if settings.certificates == OWN:
             certificates = OwnCertificates(client, configuration.certificate_place(settings), Lifetimes())
             await certificates.obtain()
@@ -137,14 +142,15 @@ async def _serve(
         judge = make_judge(
             settings, configuration.admission_policy(settings, rules.secret), decider,
             alive=lambda: time.monotonic() < until[0], can_complete=lambda: time.monotonic() < until[1],
+            count=None if counts is None else counts.add,
         )  # fmt: skip
-        keeping = group.create_task(certificates.keep(lambda: False), name="certificates")
+        keeping.append(group.create_task(certificates.keep(lambda: False), name="certificates"))
         runner, _ = await listen(settings, judge, certificates.context, port)
         telling = group.create_task(_tell(parent, stop), name="tell")
         await stop.wait()
         await runner.cleanup()
-        keeping.cancel()
-        telling.cancel()
+        for task in (*keeping, telling):
+            task.cancel()
 
 
 async def _tell(parent: Connection, stop: asyncio.Event) -> None:

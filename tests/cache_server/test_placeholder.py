@@ -32,9 +32,12 @@ class Placeholders:
         self.timeout = 30.0
         self.counted = []
 
+    def count(self, **counted):
+        self.counted.append(counted)
+
     async def judge(self, pod):
         rules = PlaceholderRules(image="busybox", keeps_node_restrictions=False, timeout=self.timeout)
-        judge = placeholders(POLICY, self.parts.decider, lambda: self.completes, rules)
+        judge = placeholders(POLICY, self.parts.decider, lambda: self.completes, rules, count=self.count)
         request = AdmissionRequest(
             uid="1", resource=Resource("", "v1", "pods"), namespace=NAMESPACE, userInfo=User(CREATOR),
             object=msgspec.Raw(msgspec.json.encode(pod)),
@@ -103,7 +106,8 @@ async def test_the_second_run_is_swapped_and_gets_the_result_that_argo_waits_for
     assert result["metadata"]["annotations"][names.SOURCE_POD] == entry.pod_name
     assert (await mode.parts.entries.get(entry.id)).uses == 1
     assert mode.counted == [
-        {"namespace": NAMESPACE, "template": entry.template_name, "reason": "hit", "entry_id": entry.id}
+        {"namespace": NAMESPACE, "template": entry.template_name, "reason": "miss", "entry_id": ""},
+        {"namespace": NAMESPACE, "template": entry.template_name, "reason": "hit", "entry_id": entry.id},
     ]
     events = (await mode.cluster.client.list(EVENTS, namespace=NAMESPACE))["items"]
     assert [
