@@ -1,5 +1,6 @@
 """What the record of a step needs of the objects that Argo and the API server show: the rest is not kept."""
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -81,4 +82,5 @@ def workflow_facts(workflow: Mapping[str, Any]) -> str:
 
 def node_facts(node: Mapping[str, Any]) -> str:
     """Equal for two versions of a node that add the same to its Pod."""
-    return f"{node.get('phase')} {bool(node.get('inputs'))} {bool(node.get('outputs'))}"
+    # One text for all nodes that are alike: there are many.
+    return sys.intern(f"{node.get('phase')} {bool(node.get('inputs'))} {bool(node.get('outputs'))}")
