@@ -7,6 +7,7 @@ that somebody put there) stays unresolved, and costs one question in each round.
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
@@ -24,6 +25,8 @@ from metadata_writer.shards import Shards
 
 _EVERY: Final = 60.0
 """Seconds between rounds: whoever is here was tried for three minutes already."""
+_REST: Final = 50
+"""So many times as long as a round took: what nobody ever records is named by ever more steps."""
 _TOGETHER: Final = 100
 """Steps whose places are asked for at once."""
 
@@ -41,11 +44,12 @@ class Unresolved:
         """Go round until cancelled, while the store is `up`."""
         while True:
             await up.wait()
+            begun = time.monotonic()
             try:
                 await self.round()
             except StoreError as error:
                 self._log.warning("unresolved artifacts were not looked for", error=str(error))
-            await asyncio.sleep(_EVERY)
+            await asyncio.sleep(max(_EVERY, _REST * (time.monotonic() - begun)))
 
     async def round(self) -> int:
         """Look for all artifacts that are not known yet; how many steps were joined to some."""
