@@ -182,6 +182,16 @@ async def test_workflows_of_one_name_in_two_namespaces_are_two_runs(store, recor
     assert not (await again.record(make(run=other, uri="minio://b/other"))).written
 
 
+async def test_a_run_of_a_pipeline_that_is_known_belongs_to_both(store, recorder):
+    await recorder.record(step("make", State.RUNNING))
+    await recorder.record(make(run=dataclasses.replace(RUN, pipeline="train")))
+    run, pipeline = sorted(store.client.get_contexts(), key=lambda c: c.id)
+    assert (run.type, pipeline.type, pipeline.name) == ("KfpRun", "system.Pipeline", "train")
+    for context in (run, pipeline):
+        assert len(store.client.get_executions_by_context(context.id)) == 1
+        assert len(store.client.get_artifacts_by_context(context.id)) == 1
+
+
 async def test_a_run_that_kubeflows_writer_began_is_gone_on_with(store, recorder):
     await recorder.record(make())
     client = store.client

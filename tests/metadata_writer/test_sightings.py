@@ -149,6 +149,9 @@ def test_a_workflow_whose_nodes_are_elsewhere_shows_none(seen, workflow):
     workflow["status"] = {"offloadNodeStatusVersion": "fnv:1"}
     seen.on_workflow("ADDED", workflow)
     assert seen.taken() == []
+    assert seen.unreadable_workflows == 1
+    seen.on_workflow("DELETED", workflow)
+    assert seen.unreadable_workflows == 0
 
 
 @pytest.mark.parametrize(
