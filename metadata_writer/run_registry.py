@@ -22,6 +22,8 @@ _NAMESPACE: Final = "namespace"
 _PLAIN: Final = re.compile(r"[a-z0-9.-]+")
 """What Kubernetes calls a name; any other cannot be put into a query."""
 _PAGE: Final = 100
+_TRIES: Final = 3
+"""Two batches often bring the first steps of one run; the second look finds what the other made."""
 _REMEMBERED: Final = 10_000
 """Runs; one that is forgotten costs one more question."""
 
@@ -38,7 +40,7 @@ class RunRegistry:
 
     def __init__(self, store: StoreClient) -> None:
         self._store = store
-        self._found: OrderedDict[Run, RunContext] = OrderedDict()
+        self._found: OrderedDict[Run, tuple[int, str]] = OrderedDict()
 
     def forget(self) -> None:
         """Ask again for everything."""
@@ -54,35 +56,39 @@ class RunRegistry:
             if run not in self._found and _PLAIN.fullmatch(run.name):
                 unknown.setdefault(run.name, run)
         names = list(unknown)[:_PAGE]
-        if len(names) < 2:
-            return
-        there = await self._look_up_all(names)
-        missing = [name for name in names if name not in there]
-        for name, context in there.items():
-            if _namespace(context) in ("", unknown[name].namespace):
-                self._remember(unknown[name], RunContext(context.id, _message(unknown[name], name, type_id)))
-        if missing:
-            messages = [_message(unknown[name], name, type_id) for name in missing]
+        for _ in range(_TRIES if len(names) > 1 else 0):
+            there = await self._look_up_all(names)
+            for name, context in there.items():
+                if _namespace(context) in ("", unknown[name].namespace):
+                    self._remember(unknown[name], context.id, name)
+            missing = [name for name in names if name not in there]
+            if not missing:
+                return
+            request = service.PutContextsRequest(
+                contexts=[_message(unknown[name], name, type_id) for name in missing]
+            )
             try:
-                answer = await self._store.call("PutContexts", service.PutContextsRequest(contexts=messages))
+                answer = await self._store.call("PutContexts", request)
             except AlreadyExists:
-                return  # somebody else made one of them meanwhile
-            for name, context_id, message in zip(missing, answer.context_ids, messages, strict=True):
-                self._remember(unknown[name], RunContext(context_id, message))
+                continue  # somebody else made one of them meanwhile
+            for name, context_id in zip(missing, answer.context_ids, strict=True):
+                self._remember(unknown[name], context_id, name)
+            return
 
     async def context(self, run: Run, type_id: int) -> RunContext:
         """The run's context, made where there is none. Raises StoreError."""
         run = _bare(run)
         if run not in self._found:
-            self._remember(run, await self._find(run, type_id))
-        return self._found[run]
+            self._remember(run, *await self._find(run, type_id))
+        context_id, name = self._found[run]
+        return RunContext(context_id, _message(run, name, type_id))
 
-    def _remember(self, run: Run, context: RunContext) -> None:
-        self._found[run] = context
+    def _remember(self, run: Run, context_id: int, name: str) -> None:
+        self._found[run] = context_id, name
         if len(self._found) > _REMEMBERED:
             self._found.popitem(last=False)
 
-    async def _find(self, run: Run, type_id: int) -> RunContext:
+    async def _find(self, run: Run, type_id: int) -> tuple[int, str]:
         for name in (run.name, f"{run.namespace}/{run.name}"):
             message = _message(run, name, type_id)
             there = await self._look_up(name)
@@ -94,10 +100,10 @@ class RunRegistry:
                 except AlreadyExists:
                     there = await self._look_up(name)
                 else:
-                    return RunContext(answer.context_ids[0], message)
+                    return answer.context_ids[0], name
             if there is not None and _namespace(there) in ("", run.namespace):
                 break
-        return RunContext(there.id if there is not None else 0, message)
+        return (there.id if there is not None else 0), name
 
     async def _look_up(self, name: str) -> Any | None:
         request = service.GetContextByTypeAndNameRequest(type_name=RUN_TYPE, context_name=name)

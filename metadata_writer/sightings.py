@@ -202,7 +202,8 @@ class Sightings:
         facts = workflow_facts(workflow)
         before = self._workflows.get(uid)
         self._workflows[uid] = _Seen(ObjectRef(metadata.get("namespace", ""), metadata["name"], uid), facts)
-        if before is None or before.facts != facts:
+        lacking = ("workflow", uid) not in self._live and not self._all_settled(uid)
+        if before is None or before.facts != facts or lacking:
             self._live.put(("workflow", uid), essential_workflow(workflow))
 
     def _take_node(
@@ -272,6 +273,11 @@ class Sightings:
         if step is not None:
             step.settled = True
             self._forget_if_over(key)
+        if self._all_settled(key[0]):
+            self._live.drop(("workflow", key[0]))
+
+    def _all_settled(self, uid: str) -> bool:
+        return all(step.settled for step in self._steps.get(uid, {}).values())
 
     def _forget_if_over(self, key: StepKey) -> None:
         uid, node_id = key
