@@ -32,6 +32,13 @@ def up(
     state: Annotated[
         Path, typer.Option("--state", metavar="DIR", help="Folder of everything that the sandbox writes.")
     ] = DEFAULT,
+    control_plane: Annotated[
+        bool,
+        typer.Option(
+            "--control-plane",
+            help="Use etcd and Kubernetes' own API server, as `make control-plane` builds them.",
+        ),
+    ] = False,
 ) -> None:
     """Start a sandbox and keep it running until Ctrl-C; `ready` on a line says that it can be used."""
     configure_logs("sandbox")
@@ -42,6 +49,7 @@ def up(
             await run_sandbox(
                 state,
                 stop,
+                control_plane=control_plane,
                 on_progress=lambda name: typer.echo(f"started {name}"),
                 on_ready=lambda description: _tell(state, description),
             )

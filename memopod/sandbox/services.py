@@ -11,6 +11,8 @@ from typing import Any
 from memopod.kube import MUTATING_WEBHOOKS
 from memopod.sandbox.argo import BUCKET, ENDPOINT
 from memopod.sandbox.certificates import StateFiles
+from memopod.sandbox.control_plane import Files as ControlPlaneFiles
+from memopod.sandbox.control_plane import find_programs
 from memopod.sandbox.ports import free_ports
 from memopod.steps import names
 
@@ -47,6 +49,7 @@ class Ports:
     cache_health: int
     writer_health: int
     janitor_health: int
+    etcd_ready: int
 
     @classmethod
     def choose(cls) -> "Ports":
@@ -128,6 +131,17 @@ def stages(state: Path, files: StateFiles, ports: Ports) -> Sequence[Sequence[Se
         _ready(ports.janitor_health),
     )
     return ((api,), (store, kubelet), (envoy, cache, janitor, writer))
+
+
+def control_plane(state: Path, files: StateFiles, ports: Ports) -> Sequence[Sequence[Service]]:
+    """Etcd and Kubernetes' API server, in the place of the sandbox's own. Raises SandboxError."""
+    programs = find_programs()
+    own = ControlPlaneFiles.prepare(state / "cp", files)
+    etcd = Service("etcd", own.etcd(programs, ready_port=ports.etcd_ready), _ready(ports.etcd_ready))
+    api = Service(
+        "api-server", own.apiserver(programs, port=ports.api), f"https://{_HOST}:{ports.api}/readyz"
+    )
+    return ((etcd,), (api,))
 
 
 def ensure_seal_key(state: Path) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import ssl
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,19 @@ import structlog
 
 from memopod.kube import MUTATING_WEBHOOKS, ApiError, Client, Conflict
 from memopod.kube.backoff import Backoff
+from memopod.sandbox.apiserver.app import NAMESPACES
 from memopod.sandbox.certificates import StateFiles, prepare_state
+from memopod.sandbox.control_plane import apply, furnish, permissions
 from memopod.sandbox.errors import SandboxError
 from memopod.sandbox.processes import Process
-from memopod.sandbox.services import Ports, Service, ensure_seal_key, stages, webhook_configuration
+from memopod.sandbox.services import (
+    Ports,
+    Service,
+    control_plane,
+    ensure_seal_key,
+    stages,
+    webhook_configuration,
+)
 from memopod.sandbox.state import State
 
 _READY_TIMEOUT = 60.0
@@ -104,7 +113,14 @@ class _Keeper:
 class Supervisor:
     """One sandbox, from `start` to `stop`. `state` is locked by the caller."""
 
-    def __init__(self, state: State, *, on_progress: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        state: State,
+        *,
+        control_plane: bool = False,
+        on_progress: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._control_plane = control_plane
         self._state = state
         self._on_progress = on_progress
         self._keepers: list[list[_Keeper]] = []
@@ -126,16 +142,28 @@ class Supervisor:
         context = ssl.create_default_context(cafile=str(files.ca))
         connector = aiohttp.TCPConnector(ssl=context)
         async with aiohttp.ClientSession(connector=connector, trust_env=False) as session:
-            for stage in stages(root, files, self._ports):
-                keepers = [_Keeper(s, logs / f"{s.name}.log", self._describe) for s in stage]
-                self._keepers.append(keepers)
-                for keeper in keepers:
-                    keeper.start()
-                await asyncio.gather(*(self._wait_ready(session, keeper) for keeper in keepers))
+            own, *others = stages(root, files, self._ports)
+            first = control_plane(root, files, self._ports) if self._control_plane else (own,)
+            await self._start(session, logs, first)
+            if self._control_plane:
+                async with Client.from_kubeconfig(str(files.kubeconfig)) as client:
+                    await furnish(client, NAMESPACES)
+                    await apply(client, permissions())
+            await self._start(session, logs, others)
         await self._register(files)
         self._ready = True
         self._describe()
         return self._description()
+
+    async def _start(
+        self, session: aiohttp.ClientSession, logs: Path, stages: Sequence[Sequence[Service]]
+    ) -> None:
+        for stage in stages:
+            keepers = [_Keeper(s, logs / f"{s.name}.log", self._describe) for s in stage]
+            self._keepers.append(keepers)
+            for keeper in keepers:
+                keeper.start()
+            await asyncio.gather(*(self._wait_ready(session, keeper) for keeper in keepers))
 
     async def stop(self) -> None:
         """End all services, the last started first."""
@@ -211,16 +239,17 @@ async def run_sandbox(
     folder: Path,
     stop: asyncio.Event,
     *,
+    control_plane: bool = False,
     on_progress: Callable[[str], None],
     on_ready: Callable[[dict[str, Any]], None],
 ) -> None:
-    """Run a sandbox in `folder` until `stop` is set.
+    """Run a sandbox in `folder` until `stop` is set; with `control_plane` on Kubernetes' own API server.
 
     Raises SandboxError if it cannot start; nothing is left running then either.
     """
     state = State.acquire(folder)
     try:
-        supervisor = Supervisor(state, on_progress=on_progress)
+        supervisor = Supervisor(state, control_plane=control_plane, on_progress=on_progress)
         try:
             description = await _unless(stop, supervisor.start())
             if description is None:

@@ -182,7 +182,25 @@ class Worker:
         """What a scheduler does: there is one node, and every Pod fits."""
         # The UID is a precondition: a Pod made anew under the same name is another Pod.
         patch = {"metadata": {"uid": self._uid}, "spec": {"nodeName": statuses.NODE}}
-        await self._retried(lambda: self._client.patch(PODS, self._name, patch, namespace=self._namespace))
+        try:
+            await self._retried(
+                lambda: self._client.patch(PODS, self._name, patch, namespace=self._namespace)
+            )
+        except Vanished as vanished:
+            if not isinstance(vanished.__cause__, Invalid):
+                raise
+            # Kubernetes' own API server takes it from a binding only.
+            binding = {
+                "apiVersion": "v1",
+                "kind": "Binding",
+                "metadata": {"name": self._name, "uid": self._uid},
+                "target": {"apiVersion": "v1", "kind": "Node", "name": statuses.NODE},
+            }
+            await self._retried(
+                lambda: self._client.create(
+                    PODS, binding, namespace=self._namespace, name=self._name, subresource="binding"
+                )
+            )
 
     async def _report(self, status: Mapping[str, Any]) -> None:
         patch: list[dict[str, Any]] = [
