@@ -187,7 +187,7 @@ def test_writers_that_deadlock_are_let_through(store, types, served_database):
     with ThreadPoolExecutor(4) as threads:
         codes = [code for each in threads.map(write, range(4)) for code in each]
     assert {code for code, _ in codes} <= {OK, ABORTED}, codes
-    assert [code for code, _ in codes].count(OK) >= 55
+    assert [code for code, _ in codes].count(OK) >= 30
 
 
 def test_an_account_that_is_refused_is_one_clear_line(served_database, start_store, run_store):
