@@ -31,7 +31,7 @@ from memopod.kube import (
 )  # fmt: skip
 from memopod.steps import NotAStep, names, read_step
 from memopod.steps.finish import fits, task_result
-from memopod.steps.outputs import is_ours
+from memopod.steps.outputs import is_of, is_ours
 from memopod.steps.reasons import REFUSALS, SENTENCES
 from memopod.steps.times import from_text
 
@@ -273,7 +273,7 @@ class Controller:
             _log.warning("the WorkflowTaskResult was refused", cause=repr(error.__cause__))
             await self._run(pod, Run(reason="result-refused"))
             return
-        if not is_ours(result):
+        if not (is_ours(result) and is_of(result, decision.step.workflow_uid)):
             await self._run(pod, Run(reason="result-exists"))
             return
         # The settling time of many hits at once would else add up.

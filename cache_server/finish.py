@@ -26,7 +26,7 @@ from memopod.kube import (
 from memopod.steps import Step, names
 from memopod.steps.finish import finished_patch
 from memopod.steps.identity import Identity
-from memopod.steps.outputs import is_ours
+from memopod.steps.outputs import is_of, is_ours
 from memopod.steps.times import to_seconds_text
 
 _log = structlog.get_logger()
@@ -53,6 +53,14 @@ def is_held(pod: Pod) -> bool:
 
 async def own_result(client: Client, step: Step) -> Mapping[str, Any] | None:
     """The WorkflowTaskResult of this step if memopod wrote it. Raises ApiError when that is unknown."""
+    result = await marked_result(client, step)
+    return result if result is not None and is_of(result, step.workflow_uid) else None
+
+
+async def marked_result(client: Client, step: Step) -> Mapping[str, Any] | None:
+    """A WorkflowTaskResult in the step's place that memopod wrote, and be it for an earlier Workflow of the
+    same name. Raises ApiError when that is unknown.
+    """
     try:
         result = await client.get(TASK_RESULTS, step.node_id, namespace=step.namespace, timeout=_CALL_SECONDS)
     except NotFound:

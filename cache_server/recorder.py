@@ -14,7 +14,7 @@ from cache_server.artifacts import Artifacts, ArtifactStoreUnavailable
 from cache_server.audit import compare
 from cache_server.decision import Decider
 from cache_server.entries import Entries, EntriesUnavailable, Entry
-from cache_server.finish import own_result
+from cache_server.finish import marked_result
 from cache_server.identity import Identifier
 from cache_server.jobs import Jobs
 from cache_server.recording import (
@@ -129,7 +129,7 @@ class Recorder:
         identity = await self._identifier.identify(step)
         base = base_digest(step, self._rules)
         check_evidence(step, base=base, evidence=identity.evidence, fixed=identity.fixed)
-        if await self._own_result(step):
+        if await self._marked(step):
             raise NotRecordable("a WorkflowTaskResult of memopod's stands in the place of its own")
         outputs = await fetch_outputs(self._client, identity.step)
         if outputs is None:
@@ -180,9 +180,9 @@ class Recorder:
         )  # fmt: skip
         raise NotRecordable("an audit found other outputs than those of the entry")
 
-    async def _own_result(self, step: Step) -> bool:
+    async def _marked(self, step: Step) -> bool:
         try:
-            return await own_result(self._client, step) is not None
+            return await marked_result(self._client, step) is not None
         except Forbidden as error:
             if error.status == 401:
                 raise

@@ -16,6 +16,7 @@ from memopod.steps.outputs import (
     annotated_outputs,
     declared,
     is_complete,
+    is_of,
     read_outputs,
     workflow_nodes,
 )  # fmt: skip
@@ -35,7 +36,9 @@ async def fetch_outputs(client: Client, step: Step) -> Outputs | None:
             raise
         # Kubeflow's own account may read Workflows, and no results.
         return await _from_workflow(client, step, archive)
-    return read_outputs(result.get("outputs") or {}, archive) if is_complete(result) else None
+    if not is_complete(result) or not is_of(result, step.workflow_uid):
+        return None
+    return read_outputs(result.get("outputs") or {}, archive)
 
 
 async def _from_workflow(client: Client, step: Step, archive: Mapping[str, Any] | None) -> Outputs | None:

@@ -126,6 +126,17 @@ def is_ours(task_result: Mapping[str, Any]) -> bool:
     return names.ENTRY in (task_result["metadata"].get("labels") or {})
 
 
+def is_of(task_result: Mapping[str, Any], workflow_uid: str) -> bool:
+    """Whether a WorkflowTaskResult belongs to this very Workflow. One that no Workflow owns may (Argo 3.4).
+
+    Its name follows from that of the Workflow: one made again under the same name meets the results of the
+    one before, until they are collected.
+    """
+    owners = task_result["metadata"].get("ownerReferences") or ()
+    uids = [owner.get("uid") for owner in owners if owner.get("kind") == "Workflow"]
+    return not uids or workflow_uid in uids
+
+
 def read_outputs(reported: Mapping[str, Any], archive: Mapping[str, Any] | None) -> Outputs:
     """Read the `outputs` of a WorkflowTaskResult or of a node, given the template's `archiveLocation`.
 

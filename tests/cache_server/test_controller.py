@@ -18,8 +18,9 @@ from memopod.kube import (
     Invalid,
     NotFound,
     Unavailable,
+    fetch_outputs,
 )
-from memopod.steps import names
+from memopod.steps import names, read_step
 from memopod.steps.staleness import StalenessRules
 
 OUTPUTS = {"parameters": [{"name": "Output", "value": "hello", "valueFrom": {"path": "/tmp/o"}}]}
@@ -210,6 +211,36 @@ async def test_a_result_of_somebody_else_means_that_the_step_runs(cluster, parts
     theirs = await cluster.report(pod, {})
     assert marks(await parts.decide(pod)) == ("run", "result-exists")
     assert await cluster.result(pod) == theirs
+
+
+def of_an_earlier_workflow(pod):
+    """The Pod of a Workflow of the same name that was deleted a moment ago: its results are still there."""
+    pod = json.loads(json.dumps(pod))
+    pod["metadata"]["ownerReferences"][0]["uid"] = "00000000-0000-0000-0000-000000000000"
+    return pod
+
+
+async def test_a_result_for_an_earlier_workflow_of_the_same_name_finishes_nothing(cluster, parts):
+    await parts.entry(OUTPUTS)
+    other = {"parameters": [{**OUTPUTS["parameters"][0], "value": "other"}]}
+    pod = await cluster.held_pod()
+    await cluster.report(of_an_earlier_workflow(pod), other, **{names.ENTRY: "an-entry"})
+    assert marks(await parts.decide(pod)) == ("run", "result-exists")
+    pod = await cluster.held_pod(now=datetime.now(UTC) - timedelta(seconds=40))
+    await cluster.report(of_an_earlier_workflow(pod), other, **{names.ENTRY: "an-entry"})
+    sweeper = Sweeper(cluster.client, identity="a", claim_wait=0.01)
+    sweeper.sweep([pod])
+    await sweeper.drain(30.0)
+    pod = await cluster.get(pod)
+    assert not is_held(pod)
+    assert pod["status"]["phase"] == "Pending"
+    assert marks(pod) == ("run", "overdue")
+
+
+async def test_outputs_of_an_earlier_workflow_of_the_same_name_are_not_those_of_a_step(cluster, parts):
+    pod = await parts.decide(await cluster.held_pod())
+    await cluster.report(of_an_earlier_workflow(pod), OUTPUTS)
+    assert await fetch_outputs(cluster.client, read_step(pod)) is None
 
 
 async def test_close_to_its_time_no_reuse_is_begun(cluster, parts):
