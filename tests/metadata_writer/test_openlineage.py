@@ -22,6 +22,7 @@ from metadata_writer.openlineage import event, events, run_id
 from metadata_writer.records import Input, Output, Run, State, StepRecord
 from tests.metadata_writer.test_reader import STEPS, record_of
 
+SPECIFICATION = os.environ.get("MEMOPOD_OPENLINEAGE_SPEC")
 FACET = {
     "type": "object",
     "required": ["_producer", "_schemaURL"],
@@ -66,11 +67,8 @@ RECORD = StepRecord(
 )
 
 
-def published():
-    """Validators by the URL at the end of which a definition is named; empty without a clone."""
-    folder = os.environ.get("MEMOPOD_OPENLINEAGE_SPEC")
-    if not folder:
-        pytest.skip("MEMOPOD_OPENLINEAGE_SPEC names no clone of the specification")
+def published(folder):
+    """Checks a value against the definition that a URL names, in a clone of the specification."""
     schemas = [json.loads(p.read_text()) for p in Path(folder).glob("**/*.json") if "tests" not in p.parts]
     registry = Registry().with_resources((s["$id"], Resource.from_contents(s)) for s in schemas if "$id" in s)
     return lambda url, value: Draft202012Validator({"$ref": url}, registry=registry).validate(value)
@@ -85,15 +83,17 @@ def test_every_recorded_step_is_an_event_of_the_published_shape(path):
     check(event(record_of(path)))
 
 
-def test_every_recorded_step_fits_the_published_schemas():
-    validate = published()
-    for path in STEPS:
-        said = event(record_of(path))
-        validate(said["schemaURL"], said)
-        facets = list(said["run"]["facets"].values()) + list(said["job"]["facets"].values())
-        facets += [f for o in said["outputs"] for f in o["outputFacets"].values()]
-        for facet in facets:
-            validate(facet["_schemaURL"], facet)
+if SPECIFICATION:  # it is no test of what can be had everywhere
+
+    def test_every_recorded_step_fits_the_published_schemas():
+        validate = published(SPECIFICATION)
+        for path in STEPS:
+            said = event(record_of(path))
+            validate(said["schemaURL"], said)
+            facets = list(said["run"]["facets"].values()) + list(said["job"]["facets"].values())
+            facets += [f for o in said["outputs"] for f in o["outputFacets"].values()]
+            for facet in facets:
+                validate(facet["_schemaURL"], facet)
 
 
 @pytest.mark.parametrize(
