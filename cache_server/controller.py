@@ -185,6 +185,9 @@ class Controller:
         finally:
             deciding.cancel()
         if isinstance(decision, Reuse):
+            if self._has_changed(pod):
+                # Decided for a step that it is no more; its newer version is seen next.
+                return
             if not self._in_time(pod):
                 decision = Run(reason="too-late")
             elif not fits(pod, decision.outputs):
@@ -228,6 +231,13 @@ class Controller:
     async def _renew(self, pod: Pod) -> None:
         if self._leads() and self._in_time(pod):
             await renew(self._client, pod)
+
+    def _has_changed(self, pod: Pod) -> bool:
+        """Whether a newer version of the Pod, with another spec or other marks, has been seen meanwhile."""
+        newer = self._latest.get(pod["metadata"]["uid"], pod)
+        return any(newer["metadata"].get(f) != pod["metadata"].get(f) for f in ("labels", "annotations")) or (
+            newer["spec"] != pod["spec"]
+        )
 
     def _in_time(self, pod: Pod) -> bool:
         """Whether a reuse or a wait may still begin: not late, and nobody is about to release the Pod."""
@@ -301,7 +311,7 @@ class Controller:
             if found is not None:
                 return found
             await asyncio.sleep(_UNKNOWN_PAUSE)
-            if not self._leads() or not self._in_time(pod):
+            if not self._leads() or not self._in_time(pod) or self._has_changed(pod):
                 raise Abandoned
 
     async def _find(self, metadata: Mapping[str, Any]) -> Mapping[str, Any] | None:

@@ -1,5 +1,6 @@
 """Whether a step that ran may become an entry: pure rules, each with its reason."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -13,7 +14,9 @@ _SCHEDULED = (
     "workflows.argoproj.io/cron-workflow",
     "scheduledworkflows.kubeflow.org/scheduledWorkflowName",
 )
-"""Labels of Workflows that a schedule made: their names end in a time, or in a count and a digest."""
+"""Labels of Workflows that a schedule made, with its name."""
+_TIME_OR_COUNT = re.compile(r"-(\d{9,}|\d+-[0-9a-f]+)")
+"""How their names go on after the schedule's: with a time, or a count and a digest."""
 _KILLED = (137, 143)
 """Exit codes of a sidecar that Argo ended after the step's own program: SIGKILL and SIGTERM."""
 _GARBAGE_COLLECTED = ("OnWorkflowCompletion", "OnWorkflowDeletion")
@@ -122,11 +125,14 @@ def _has_a_name_of_its_own(workflow: Mapping[str, Any]) -> bool:
     """Whether the API server made the name up, or a schedule did, from the time."""
     metadata = workflow["metadata"]
     prefix = metadata.get("generateName")
-    generated = bool(prefix) and str(metadata.get("name", "")).removeprefix(prefix) not in (
-        "",
-        metadata["name"],
-    )
-    return generated or any(label in (metadata.get("labels") or {}) for label in _SCHEDULED)
+    name, labels = str(metadata.get("name", "")), metadata.get("labels") or {}
+    generated = bool(prefix) and name.removeprefix(prefix) not in ("", name)
+    # A label alone says no more than that somebody started it in the schedule's place, by whatever name.
+    return generated or any(_is_scheduled(name, str(labels[label])) for label in _SCHEDULED if label in labels)
+
+
+def _is_scheduled(name: str, schedule: str) -> bool:
+    return name.startswith(schedule) and _TIME_OR_COUNT.fullmatch(name.removeprefix(schedule)) is not None
 
 
 def check_lifetime(step: Step, workflow: Mapping[str, Any] | None) -> None:

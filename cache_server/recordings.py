@@ -7,7 +7,6 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-from memopod.steps.argo import owner_workflow
 from memopod.steps.locations import Location
 
 Pod = Mapping[str, Any]
@@ -32,7 +31,7 @@ class Recordings:
     async def settled(self, namespace: str, location: Location, seconds: float) -> bool:
         """Wait until the runs under way that may have put out this location are recorded.
 
-        Only a location that holds the run's own names counts (`Entry.names_producer_of`). False if there
+        Only a location that holds the Pod's name counts (`Entry.names_producer_of`). False if there
         is none, or if it takes longer than `seconds`.
         """
         segments = set(location.key.split("/"))
@@ -49,6 +48,5 @@ class Recordings:
 
 
 def _may_be(pod: Pod, namespace: str, segments: set[str]) -> bool:
-    metadata, owner = pod["metadata"], owner_workflow(pod)
-    own = {metadata["name"], *([owner[0]] if owner else [])}
-    return metadata["namespace"] == namespace and not own.isdisjoint(segments)
+    metadata = pod["metadata"]
+    return metadata["namespace"] == namespace and metadata["name"] in segments

@@ -61,14 +61,14 @@ class Entry:
         return self.uses * self.took
 
     def names_producer_of(self, location: Location) -> bool:
-        """Whether this entry's run put out exactly this location, under a key that names the run.
+        """Whether this entry's run put out exactly this location, under a key that names its Pod.
 
-        A key that holds the workflow's or the Pod's name as a path segment is written by that run
-        only; any other may have been written over since.
+        A key that holds the Pod's name as a path segment is written by that Pod only. Any other may have
+        been written over since, be it by another step of the same workflow.
         """
-        # Of an imported entry neither name is known: the empty one names nothing.
+        # Of an imported entry the name is not known: the empty one names nothing.
         segments = [segment for segment in location.key.split("/") if segment]
-        return (self.workflow in segments or self.pod_name in segments) and any(
+        return self.pod_name in segments and any(
             artifact.location == location for artifact in self.outputs.artifacts
         )
 

@@ -176,18 +176,15 @@ class SqlEntries:
     async def producer(self, namespace: str, location: Location) -> Entry | None:
         """See `Entries.producer`."""
         segments = [segment for segment in location.key.split("/") if segment]
-        # A large workflow has thousands of entries: the database looks for the key in their outputs,
-        # so that only few are read. What it finds is looked at exactly below.
+        # The database looks for the key in the outputs of these Pods' entries, so that only few are read.
+        # What it finds is looked at exactly below.
         key_in_json = msgspec.json.encode(location.key).decode()
         mentions = entries.c.outputs.contains(key_in_json, autoescape=True)
-        for name in (entries.c.pod_name, entries.c.workflow):
-            candidates = await self._newest(
-                "producer", entries.c.namespace == namespace, name.in_(segments), mentions, limit=_CANDIDATES
-            )
-            for entry in candidates:
-                if entry.names_producer_of(location):
-                    return entry
-        return None
+        of_pods = entries.c.pod_name.in_(segments)
+        found = await self._newest(
+            "producer", entries.c.namespace == namespace, of_pods, mentions, limit=_CANDIDATES
+        )
+        return next((entry for entry in found if entry.names_producer_of(location)), None)
 
     async def _newest(self, call: str, *conditions: ColumnElement[bool], limit: int) -> Sequence[Entry]:
         statement = (

@@ -98,8 +98,11 @@ def main_container(pod: Mapping[str, Json]) -> Mapping[str, Json] | None:
 
 
 def environment(container: Mapping[str, Json], name: str) -> str | None:
-    """Literal value of an environment variable of a container, None when absent."""
-    for variable in container.get("env") or ():
+    """Literal value of an environment variable of a container, None when absent.
+
+    Of a variable that is there twice the last one counts, as for the kubelet.
+    """
+    for variable in reversed(container.get("env") or ()):
         if variable.get("name") == name:
             return str(value) if (value := variable.get("value")) is not None else None
     return None

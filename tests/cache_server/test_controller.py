@@ -95,6 +95,41 @@ async def test_an_image_that_was_changed_while_the_pod_was_held_is_another_step(
     assert marks(await parts.decide(pod)) == ("run", "miss")
 
 
+@pytest.mark.parametrize(
+    ("change", "outcome", "decisions"),
+    [
+        ([{"op": "replace", "path": "/spec/containers/1/image", "value": "other:1"}], ("run", "miss"), 2),
+        ([{"op": "add", "path": "/metadata/annotations/memopod.io~1salt", "value": "1"}], ("run", "miss"), 2),
+        ({"status": {"message": "as the scheduler says"}}, ("reuse", "hit"), 1),
+    ],
+)
+async def test_a_pod_that_changes_while_it_is_decided_for_is_decided_for_as_it_is_now(
+    cluster, parts, monkeypatch, change, outcome, decisions
+):
+    await parts.entry(OUTPUTS)
+    pod = await cluster.held_pod()
+    find, looks = parts.entries.find, []
+
+    async def find_slowly(namespace, key):
+        entry = await find(namespace, key)
+        looks.append(key)
+        if len(looks) == 1:
+            where = {"subresource": "status"} if "status" in change else {}
+            name = pod["metadata"]["name"]
+            newer = await cluster.client.patch(PODS, name, change, namespace="pipelines", **where)
+            parts.controller.see(newer)
+        return entry
+
+    monkeypatch.setattr(parts.entries, "find", find_slowly)
+    parts.controller.see(pod)
+    async with asyncio.timeout(30):
+        while is_held(await cluster.get(pod)):
+            await asyncio.sleep(0.02)
+    assert marks(await cluster.get(pod)) == outcome
+    assert (await cluster.result(pod) is None) == (outcome == ("run", "miss"))
+    assert len(looks) == decisions
+
+
 async def test_a_pod_without_a_valid_seal_runs_and_is_not_recorded(cluster, parts):
     await parts.entry(OUTPUTS)
     pod = cluster.pod_of(await cluster.workflow())

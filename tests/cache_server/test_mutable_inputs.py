@@ -158,7 +158,7 @@ async def without_a_store(sample, entries, key):
 
 
 async def test_where_no_store_tells_an_input_is_told_by_the_entry_that_produced_it(sample, entries):
-    key = "artifacts/run-x7k2p/out.tgz"
+    key = "artifacts/run-x7k2p/run-x7k2p-1/out.tgz"
     with pytest.raises(Unkeyable, match="input-unknown"):
         await without_a_store(sample, entries, key)
     first = producer(key)
@@ -174,8 +174,9 @@ async def test_where_no_store_tells_an_input_is_told_by_the_entry_that_produced_
     ("key", "told"),
     [
         ("artifacts/latest/out.tgz", {}),
-        ("artifacts/prefix-run-x7k2p/out.tgz", {}),
-        ("artifacts/run-x7k2p/out.tgz", {"etag": "1", "size": 1}),
+        ("artifacts/prefix-run-x7k2p-1/out.tgz", {}),
+        ("artifacts/run-x7k2p/out.tgz", {}),
+        ("artifacts/run-x7k2p/run-x7k2p-1/out.tgz", {"etag": "1", "size": 1}),
     ],
 )
 async def test_a_place_that_others_may_write_to_tells_nothing_without_a_store(sample, entries, key, told):

@@ -12,6 +12,7 @@ from cache_server.recording import (
 )
 from memopod.steps import Location, OutputArtifact, Outputs, names, read_step
 
+KFP_SCHEDULE = "scheduledworkflows.kubeflow.org/scheduledWorkflowName"
 VERSIONS = ["3.4.17", "3.5.15", "3.7.18", "4.0.10", "4.1.2"]
 
 
@@ -156,6 +157,10 @@ def put_out(**told):
     [
         ({"name": "train-x7k2p", "generateName": "train-"}, True),
         ({"name": "train-1764000000", "labels": {"workflows.argoproj.io/cron-workflow": "train"}}, True),
+        ({"name": "train-7-1a2b3c", "labels": {KFP_SCHEDULE: "train"}}, True),
+        ({"name": "train", "labels": {"workflows.argoproj.io/cron-workflow": "train"}}, False),
+        ({"name": "by-hand", "labels": {"workflows.argoproj.io/cron-workflow": "train"}}, False),
+        ({"name": "train-2", "labels": {"workflows.argoproj.io/cron-workflow": "train"}}, False),
         ({"name": "train"}, False),
         ({"name": "train", "generateName": "other-"}, False),
         ({"name": "train-", "generateName": "train-"}, False),

@@ -14,6 +14,8 @@ from cache_server.entries import EntriesUnavailable, open_entries
 from memopod.steps import Location, OutputArtifact, Outputs
 
 SECOND = timedelta(seconds=1)
+POD = "run-1-train-123"
+"""The Pod of `make_entry`, of the workflow `run-1`."""
 
 
 async def test_an_entry_is_found_as_it_was_put(entries, make_entry):
@@ -152,33 +154,33 @@ def at(key, bucket="pipelines"):
     return Location("s3", "minio:9000", bucket, key)
 
 
-async def test_the_producer_of_a_location_is_found_by_its_pod_or_its_workflow(entries, make_entry):
-    entry = make_entry(outputs=put_out("run-1-train-123/a", "deep/run-1/ü\"'%_\\.tgz", "run-1"))
+async def test_the_producer_of_a_location_is_found_by_its_pod(entries, make_entry):
+    entry = make_entry(outputs=put_out(f"{POD}/a", f"deep/run-1/{POD}/ü\"'%_\\.tgz", POD))
     await entries.put(entry)
     for artifact in entry.outputs.artifacts:
         assert await entries.producer("pipelines", artifact.location) == entry
 
 
-async def test_a_location_that_names_neither_pod_nor_workflow_has_no_producer(entries, make_entry):
-    await entries.put(make_entry(outputs=put_out("fixed/model", "run-12/model", "my-run-1/model")))
-    for key in ("fixed/model", "run-12/model", "my-run-1/model", ""):
+async def test_a_location_that_does_not_name_its_pod_has_no_producer(entries, make_entry):
+    await entries.put(make_entry(outputs=put_out("fixed/model", "run-1/model", f"{POD}4/model", f"my-{POD}/model")))
+    for key in ("fixed/model", "run-1/model", f"{POD}4/model", f"my-{POD}/model", ""):
         assert await entries.producer("pipelines", at(key)) is None
 
 
 async def test_a_location_that_is_not_exactly_an_output_has_no_producer(entries, make_entry):
-    await entries.put(make_entry(outputs=put_out("run-1/model.tgz")))
-    for location in (at("run-1/MODEL.tgz"), at("run-1/model"), at("run-1/model.tgz", "other")):
+    await entries.put(make_entry(outputs=put_out(f"{POD}/model.tgz")))
+    for location in (at(f"{POD}/MODEL.tgz"), at(f"{POD}/model"), at(f"{POD}/model.tgz", "other")):
         assert await entries.producer("pipelines", location) is None
-    assert await entries.producer("other", at("run-1/model.tgz")) is None
+    assert await entries.producer("other", at(f"{POD}/model.tgz")) is None
 
 
 async def test_the_producer_is_the_newest_that_wrote_the_location(entries, make_entry):
-    outputs = put_out("run-1/shared")
+    outputs = put_out(f"{POD}/shared")
     old = make_entry(outputs=outputs)
     new = make_entry(outputs=outputs, key="cd" * 32, finished_at=old.finished_at + SECOND)
     await entries.put(new)
     await entries.put(old)
-    assert await entries.producer("pipelines", at("run-1/shared")) == new
+    assert await entries.producer("pipelines", at(f"{POD}/shared")) == new
 
 
 async def test_a_locked_database_is_unavailable_within_the_deadline_and_usable_afterwards(
