@@ -128,7 +128,9 @@ def _has_a_name_of_its_own(workflow: Mapping[str, Any]) -> bool:
     name, labels = str(metadata.get("name", "")), metadata.get("labels") or {}
     generated = bool(prefix) and name.removeprefix(prefix) not in ("", name)
     # A label alone says no more than that somebody started it in the schedule's place, by whatever name.
-    return generated or any(_is_scheduled(name, str(labels[label])) for label in _SCHEDULED if label in labels)
+    return generated or any(
+        _is_scheduled(name, str(labels[label])) for label in _SCHEDULED if label in labels
+    )
 
 
 def _is_scheduled(name: str, schedule: str) -> bool:

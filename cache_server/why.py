@@ -6,6 +6,7 @@ Reads the Pod and, where it still exists, the Pod of the earlier run; and the da
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
 
 from cache_server.entries.calls import Database
@@ -17,6 +18,7 @@ from memopod.steps.explain import Cause, causes, nearest, split
 from memopod.steps.key import KEY_VERSION, KeyRules, Unkeyable, base_key
 from memopod.steps.reasons import SENTENCES
 from memopod.steps.shown import shown
+from memopod.steps.times import from_text
 
 Pod = Mapping[str, Any]
 _ASKED_FOR = ("configmap.", "input.", "ignored-inputs", "offloaded.args")
@@ -77,6 +79,7 @@ class _Subject:
     components: Mapping[str, str]
     whole: bool
     own: Candidate | None = None
+    started: datetime | None = None
     annotations: Mapping[str, str]
 
 
@@ -130,7 +133,7 @@ class Why:
         return _Subject(
             namespace=metadata.get("namespace", ""), pod=metadata["name"], pod_uid=metadata.get("uid", ""),
             template=template, key=key, key_version=KEY_VERSION, components=stored,
-            whole=names.COMPONENTS in annotations, annotations=annotations,
+            whole=names.COMPONENTS in annotations, annotations=annotations, started=_started(pod),
         )  # fmt: skip
 
     async def _explain(self, subject: _Subject, pod: Pod | None) -> Explanation:
@@ -148,9 +151,9 @@ class Why:
         )  # fmt: skip
 
     async def _nearest(self, subject: _Subject) -> Candidate | None:
-        before = subject.own.finished_at if subject.own else None
+        before = subject.own.finished_at if subject.own else subject.started
         found = await of_template(self._database, subject.namespace, subject.template, before=before)
-        # What the Pod itself has left is no earlier run.
+        # Neither is what the Pod itself has left an earlier run.
         earlier = [c for c in found if c.pod_uid != subject.pod_uid]
         return nearest_of(earlier, subject.components, whole=subject.whole)
 
@@ -209,6 +212,12 @@ def _of_entry(own: Candidate) -> _Subject:
         key=own.entry_key, key_version=own.key_version, components=own.components, whole=True, own=own,
         annotations={},
     )  # fmt: skip
+
+
+def _started(pod: Pod) -> datetime | None:
+    """When the kubelet took the Pod, and so after it was decided for; None before. To the second."""
+    started = from_text((pod.get("status") or {}).get("startTime"))
+    return started and started + timedelta(seconds=1)
 
 
 def _stored(annotations: Mapping[str, str]) -> Mapping[str, str] | None:

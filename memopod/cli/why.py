@@ -29,7 +29,10 @@ _SHOWN = 8
 
 def why(
     target: Annotated[str, typer.Argument(metavar="POD|KEY", help="A Pod's name, or an entry's key.")],
-    namespace: Annotated[str, typer.Option("--namespace", "-n", help="Namespace of the Pod.")] = "default",
+    namespace: Annotated[
+        str | None,
+        typer.Option("--namespace", "-n", help="Namespace of the Pod. Default: the kubeconfig context's."),
+    ] = None,
     database: DatabaseOption = None,
     state: StateOption = None,
     kubeconfig: Annotated[
@@ -75,7 +78,7 @@ def why(
 
 
 async def _explain(
-    target: str, namespace: str, url: str, kubeconfig: Path | None, rules: KeyRules
+    target: str, namespace: str | None, url: str, kubeconfig: Path | None, rules: KeyRules
 ) -> Explanation:
     async with AsyncExitStack() as stack:
         client = await _client(stack, kubeconfig, needed=_KEY.fullmatch(target) is None)
@@ -83,7 +86,7 @@ async def _explain(
         explainer = Why(entries.database, client, rules)
         if _KEY.fullmatch(target):
             return await explainer.key(target)
-        return await explainer.pod(namespace, target)
+        return await explainer.pod(namespace or _namespace(client), target)
 
 
 async def _client(stack: AsyncExitStack, kubeconfig: Path | None, *, needed: bool) -> Client | None:
@@ -95,6 +98,10 @@ async def _client(stack: AsyncExitStack, kubeconfig: Path | None, *, needed: boo
         if needed:
             raise
         return None
+
+
+def _namespace(client: Client | None) -> str:
+    return client.default_namespace() if client else "default"
 
 
 def _show(found: Explanation, flags: str) -> None:

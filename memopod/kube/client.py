@@ -72,6 +72,10 @@ class Client:
             await self._session.close()
             self._session = None
 
+    def default_namespace(self) -> str:
+        """The namespace to ask in where none is named, as kubectl has it. For an entered client."""
+        return configurations.default_namespace(self._path, dict(os.environ))
+
     async def get(
         self, resource: Resource, name: str, *, namespace: str | None = None, timeout: float | None = None
     ) -> dict[str, Any]:

@@ -6,6 +6,9 @@ from typing import Any
 
 from memopod.kube.errors import ConfigurationError
 
+_DEFAULT_NAMESPACE = "default"
+_OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+
 
 async def load(path: str | None, environ: dict[str, str]) -> Any:
     """A `kubernetes.aio` Configuration: from `path`, else $KUBECONFIG, else ~/.kube/config, else in-cluster.
@@ -17,7 +20,7 @@ async def load(path: str | None, environ: dict[str, str]) -> Any:
     from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
 
     configuration = Configuration()
-    files = path or environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
+    files = _files(path, environ)
     try:
         if _any_exists(files):
             await load_kube_config(
@@ -32,6 +35,19 @@ async def load(path: str | None, environ: dict[str, str]) -> Any:
             f"cannot configure the Kubernetes client from {files} or a service account: {error}"
         ) from error
     return configuration
+
+
+def default_namespace(path: str | None, environ: dict[str, str]) -> str:
+    """The namespace to ask in where none is named, as kubectl has it: that of the current context; inside a
+    cluster the Pod's own; else `default`. For a configuration that `load` accepts.
+    """
+    from kubernetes.aio.config import list_kube_config_contexts
+
+    files = _files(path, environ)
+    if _any_exists(files):
+        _, current = list_kube_config_contexts(config_file=files)
+        return str(current["context"].get("namespace") or _DEFAULT_NAMESPACE)
+    return _OWN_NAMESPACE.read_text().strip() if _OWN_NAMESPACE.is_file() else _DEFAULT_NAMESPACE
 
 
 def ssl_context(configuration: Any) -> ssl.SSLContext:
@@ -52,6 +68,10 @@ async def authorization(configuration: Any) -> str | None:
     settings = await configuration.auth_settings()
     token = settings.get("BearerToken")
     return str(token["value"]) if token and token["value"] else None
+
+
+def _files(path: str | None, environ: dict[str, str]) -> str:
+    return path or environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
 
 
 def _any_exists(files: str) -> bool:

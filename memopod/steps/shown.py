@@ -23,6 +23,8 @@ _PLAIN_FIELDS = frozenset(
     }
 )
 _REFERENCES = ("secretKeyRef", "configMapKeyRef", "fieldRef", "resourceFieldRef")
+_NAMED_BY_USERS = ("input", "configmap")
+"""Components whose last part is no field: an input artifact may be called `image`."""
 _HIDDEN = "not shown"
 _ABSENT = "-"
 
@@ -32,7 +34,10 @@ Values = tuple[str | None, str | None]
 
 def shown(name: str, old: Any, new: Any, *, old_known: bool = True) -> Values:
     """Texts of the two values of one component that differs. `old_known` is whether there is an old one."""
-    field = split(name)[-1]
+    place = split(name)
+    if place[0] in _NAMED_BY_USERS:
+        return None, None
+    field = place[-1]
     if field in _PLAIN_FIELDS:
         return _plain(old) if old_known else None, _plain(new)
     describe = _DESCRIBED.get(field)

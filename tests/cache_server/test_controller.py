@@ -123,7 +123,7 @@ async def test_a_pod_that_changes_while_it_is_decided_for_is_decided_for_as_it_i
     monkeypatch.setattr(parts.entries, "find", find_slowly)
     parts.controller.see(pod)
     async with asyncio.timeout(30):
-        while is_held(await cluster.get(pod)):
+        while is_held(await cluster.get(pod)):  # noqa: ASYNC110 (polls a server)
             await asyncio.sleep(0.02)
     assert marks(await cluster.get(pod)) == outcome
     assert (await cluster.result(pod) is None) == (outcome == ("run", "miss"))
@@ -631,12 +631,13 @@ async def test_a_held_pod_that_is_being_deleted_is_left_alone(cluster, parts):
     assert cluster.client.writes == []
 
 
-async def test_an_artifact_at_a_place_that_other_runs_may_write_to_makes_no_entry(
-    cluster, parts, stored, bucket
-):
-    (bucket / "latest").write_text("of whoever came last")
-    outputs = {"artifacts": [{"name": "data", "path": "/tmp/d", "s3": {"key": "latest"}}]}
+@pytest.mark.parametrize("place", ["latest", "of-{workflow}", "{workflow}"])
+async def test_an_artifact_at_a_place_that_others_may_write_to_makes_no_entry(cluster, parts, bucket, place):
     pod = await parts.decide(await cluster.held_pod(change=with_artifact))
+    place = place.format(workflow=pod["metadata"]["ownerReferences"][0]["name"])
+    (bucket / place).mkdir()
+    (bucket / place / "data").write_text("of whoever came last")
+    outputs = {"artifacts": [{"name": "data", "path": "/tmp/d", "s3": {"key": f"{place}/data"}}]}
     assert await parts.record(await cluster.run(pod, outputs)) is None
 
 

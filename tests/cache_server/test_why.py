@@ -170,3 +170,18 @@ async def test_an_entry_of_other_rules_is_told_by_their_version(cluster, parts, 
         "1",
         "2",
     )
+
+
+async def test_what_ran_later_with_the_same_key_is_no_earlier_run(cluster, parts, explainer):
+    pod = await parts.decide(await cluster.held_pod())
+    started = {"status": {"startTime": "2026-01-02T03:04:05Z"}}
+    name = pod["metadata"]["name"]
+    pod = await cluster.client.patch(PODS, name, started, namespace="pipelines", subresource="status")
+    hour = timedelta(hours=1)
+    before = await parts.entry(
+        OUTPUTS, finished=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC) - hour, change=edit("3.9", "3.8")
+    )
+    await parts.entry(OUTPUTS)
+    found = await explained(explainer, pod)
+    assert found.nearest.id == before.id
+    assert [d.cause.sentence for d in found.differences] == ["image of main changed"]

@@ -10,6 +10,8 @@ from typer.testing import CliRunner
 from cache_server.entries import Entry, open_entries
 from memopod.cli import app as memopod
 from memopod.cli.why import why
+from memopod.sandbox.apiserver.app import Server
+from memopod.sandbox.apiserver.settings import Settings
 from memopod.steps import Outputs
 from memopod.steps.key import KEY_VERSION
 
@@ -99,3 +101,21 @@ def test_it_is_a_command_of_memopod():
     result = CliRunner().invoke(memopod, ["why", "--help"])
     assert result.exit_code == 0
     assert "POD|KEY" in result.stdout
+
+
+@pytest.mark.parametrize(("arguments", "found"), [((), True), (("-n", "default"), False)])
+async def test_a_pod_is_looked_for_in_the_namespace_of_the_kubeconfigs_context(
+    command, url, tmp_path, arguments, found
+):
+    one = entry(1)
+    await asyncio.to_thread(kept, url, one)
+    server = await Server.start(Settings(state=str(tmp_path / "cluster")))
+    try:
+        flags = ("--kubeconfig", str(tmp_path / "cluster" / "kubeconfig"), "--json", *arguments)
+        result = await asyncio.to_thread(ask, command, url, one.pod_name, *flags)
+    finally:
+        await server.stop()
+    if found:
+        assert json.loads(result.stdout)["namespace"] == "pipelines"
+    else:
+        assert "in namespace default" in result.stderr

@@ -141,6 +141,14 @@ async def test_the_environment_names_the_kubeconfig(server, tmp_path, monkeypatc
         await client.list(PODS)
 
 
+@pytest.mark.parametrize(("told", "expected"), [("namespace: pipelines", "pipelines"), ("", "default")])
+async def test_where_no_namespace_is_named_it_is_the_contexts(server, tmp_path, told, expected):
+    path = tmp_path / "kubeconfig"
+    path.write_text(path.read_text().replace("namespace: pipelines", told))
+    async with Client.from_kubeconfig(str(path)) as client:
+        assert client.default_namespace() == expected
+
+
 async def test_a_client_must_be_entered():
     with pytest.raises(RuntimeError, match="async with"):
         await Client.from_kubeconfig("x").list(PODS)

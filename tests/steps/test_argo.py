@@ -3,7 +3,7 @@ import json
 import pytest
 
 from memopod.steps import NotAStep, read_step
-from memopod.steps.argo import main_container, template_text
+from memopod.steps.argo import environment, main_container, template_text
 
 VERSIONS = ["3.4.17", "3.5.15", "3.7.18", "4.0.10", "4.1.2"]
 
@@ -79,3 +79,18 @@ def test_whether_the_result_is_expected_is_said_by_argo(sample, version):
 
 def test_the_steps_program_runs_in_the_container_called_main(sample):
     assert main_container(sample("4.1.2", "rich.pod"))["image"] == "python:3.9-slim"
+
+
+@pytest.mark.parametrize(
+    ("variables", "value"),
+    [
+        (
+            [{"name": "A", "value": "first"}, {"name": "A", "value": "last"}, {"name": "B", "value": "b"}],
+            "last",
+        ),
+        ([{"name": "A", "value": "literal"}, {"name": "A", "valueFrom": {"fieldRef": {}}}], None),
+        ([], None),
+    ],
+)
+def test_of_a_variable_that_is_there_twice_the_last_one_counts(variables, value):
+    assert environment({"env": variables}, "A") == value

@@ -162,7 +162,9 @@ async def test_the_producer_of_a_location_is_found_by_its_pod(entries, make_entr
 
 
 async def test_a_location_that_does_not_name_its_pod_has_no_producer(entries, make_entry):
-    await entries.put(make_entry(outputs=put_out("fixed/model", "run-1/model", f"{POD}4/model", f"my-{POD}/model")))
+    await entries.put(
+        make_entry(outputs=put_out("fixed/model", "run-1/model", f"{POD}4/model", f"my-{POD}/model"))
+    )
     for key in ("fixed/model", "run-1/model", f"{POD}4/model", f"my-{POD}/model", ""):
         assert await entries.producer("pipelines", at(key)) is None
 
