@@ -16,7 +16,7 @@ from memopod.steps import NotAStep, names, read_step
 from memopod.steps.components import base_components
 from memopod.steps.explain import Cause, causes, nearest, split
 from memopod.steps.key import KEY_VERSION, KeyRules, Unkeyable, base_key
-from memopod.steps.reasons import SENTENCES
+from memopod.steps.reasons import REFUSALS, SENTENCES
 from memopod.steps.shown import shown
 from memopod.steps.times import from_text
 
@@ -104,11 +104,15 @@ class Why:
             raise Unknown(f"there is no Pod {name} in namespace {namespace}, and no entry of one")
         return await self._explain(_of_entry(left[0]), None)
 
-    async def key(self, key: str) -> Explanation:
-        """Explain the entry with that key. Raises Unknown, ApiError or EntriesUnavailable."""
-        found = await of_key(self._database, key)
+    async def key(self, key: str, namespace: str | None = None) -> Explanation:
+        """Explain the entry with that key, the newest of all namespaces if none is named.
+
+        Raises Unknown, ApiError or EntriesUnavailable.
+        """
+        found = await of_key(self._database, key, namespace=namespace)
         if not found:
-            raise Unknown("no entry has this key; of a step that left none, ask by its Pod's name")
+            where = f" in namespace {namespace}" if namespace else ""
+            raise Unknown(f"no entry has this key{where}; of a step that left none, ask by its Pod's name")
         own = found[0]
         return await self._explain(_of_entry(own), await self._same_pod(own))
 
@@ -140,13 +144,17 @@ class Why:
         marks = subject.annotations
         entry, source = marks.get(names.ENTRY), marks.get(names.SOURCE_POD)
         chosen = None if entry or not subject.components else await self._nearest(subject)
+        differences = await self._differences(subject, pod, chosen) if chosen else ()
+        if differences and marks.get(names.REASON) in REFUSALS:
+            # An entry had its key, and its own run has replaced that one: another one explains nothing.
+            chosen, differences = None, ()
         return Explanation(
             namespace=subject.namespace, pod=subject.pod, template=subject.template, key=subject.key,
             decision=marks.get(names.DECISION, ""), reason=marks.get(names.REASON, ""),
             entry=entry or (subject.own.id if subject.own else None), source_pod=source,
             source_logs=marks.get(names.SOURCE_LOGS), nearest=chosen,
             waits_for=None if names.DECISION in marks else marks.get(names.WAITS_FOR),
-            differences=await self._differences(subject, pod, chosen) if chosen else (),
+            differences=differences,
             whole=subject.whole,
         )  # fmt: skip
 

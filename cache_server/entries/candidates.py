@@ -52,9 +52,10 @@ async def of_template(
     return await _read(database, *conditions, limit=limit)
 
 
-async def of_key(database: Database, key: str, *, limit: int = 10) -> Sequence[Candidate]:
-    """The entries with that key, in any namespace. Raises EntriesUnavailable."""
-    return await _read(database, entries.c.entry_key == key, limit=limit)
+async def of_key(database: Database, key: str, *, namespace: str | None = None) -> Sequence[Candidate]:
+    """The newest entries with that key, None for those of any namespace. Raises EntriesUnavailable."""
+    scope = [] if namespace is None else [entries.c.namespace == namespace]
+    return await _read(database, entries.c.entry_key == key, *scope, limit=10)
 
 
 async def of_pod(database: Database, namespace: str, pod: str) -> Sequence[Candidate]:

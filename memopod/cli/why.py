@@ -19,6 +19,7 @@ from cache_server.why import Difference, Explanation, Unknown, Why
 from memopod.cli.cache_source import DatabaseOption, JsonOption, StateOption, find_source
 from memopod.kube import ApiError, Client, ConfigurationError
 from memopod.steps.key import KeyRules
+from memopod.steps.reasons import REFUSALS
 
 _KEY = re.compile(r"[0-9a-f]{64}")
 _TIMEOUT = 10.0
@@ -31,7 +32,7 @@ def why(
     target: Annotated[str, typer.Argument(metavar="POD|KEY", help="A Pod's name, or an entry's key.")],
     namespace: Annotated[
         str | None,
-        typer.Option("--namespace", "-n", help="Namespace of the Pod. Default: the kubeconfig context's."),
+        typer.Option("--namespace", "-n", help="Default: for a Pod the kubeconfig context's, for a key any."),
     ] = None,
     database: DatabaseOption = None,
     state: StateOption = None,
@@ -85,7 +86,7 @@ async def _explain(
         entries = await stack.enter_async_context(open_entries(url, call_timeout=_TIMEOUT, read_only=True))
         explainer = Why(entries.database, client, rules)
         if _KEY.fullmatch(target):
-            return await explainer.key(target)
+            return await explainer.key(target, namespace)
         return await explainer.pod(namespace or _namespace(client), target)
 
 
@@ -110,7 +111,7 @@ def _show(found: Explanation, flags: str) -> None:
     for line in _headline(found):
         console.print(Text(line))
     if found.nearest is None:
-        if found.entry is None and found.template:
+        if found.entry is None and found.template and found.reason not in REFUSALS:
             console.print("no earlier run of this template has left an entry")
     else:
         near = found.nearest

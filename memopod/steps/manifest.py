@@ -249,9 +249,7 @@ class _Walk:
         """A task of a DAG or a step of a group, once or for each item; its outputs enter the scope."""
         name, conditional = str(member.get("name")), conditional or bool(member.get("when"))
         own = f"{path}.{name}"
-        refused = next(
-            (f for f in ("withParam", "withSequence", "templateRef", "inline") if member.get(f)), None
-        )
+        refused = next((field for field in _NOT_FOLLOWED if member.get(field)), None)
         if refused:
             yield from self._lost(own, f"{refused} is not followed", conditional)
             known = Known(unknown=f"{own} is unknown")

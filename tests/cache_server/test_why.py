@@ -185,3 +185,19 @@ async def test_what_ran_later_with_the_same_key_is_no_earlier_run(cluster, parts
     found = await explained(explainer, pod)
     assert found.nearest.id == before.id
     assert [d.cause.sentence for d in found.differences] == ["image of main changed"]
+
+
+async def test_a_refused_reuse_is_not_explained_by_what_differs_from_other_runs(cluster, parts, explainer):
+    await parts.entry(OUTPUTS, change=edit("3.9", "3.8"))
+    await parts.entry(OUTPUTS, finished=datetime.now(UTC) - timedelta(hours=1))
+
+    def limited(pod):
+        pod["metadata"]["annotations"][names.MAX_STALENESS] = "PT1S"
+
+    pod = await parts.decide(await cluster.held_pod(change=limited))
+    found = await explained(explainer, pod)
+    assert (found.reason, found.differences) == ("stale", ())
+    assert found.nearest is not None, "the entry that was too old"
+    assert await parts.record(await cluster.run(pod, OUTPUTS))
+    found = await explained(explainer, pod)
+    assert (found.reason, found.nearest, found.differences) == ("stale", None, ())

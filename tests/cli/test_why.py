@@ -82,6 +82,16 @@ def test_the_first_run_of_a_template_has_nothing_to_be_compared_with(command, ur
     assert json.loads(ask(command, url, only.key, "--json").stdout)["nearest"] is None
 
 
+def test_a_key_that_several_namespaces_have_is_explained_in_the_one_that_is_named(command, url):
+    here = entry(1)
+    there = entry(2, key=here.key, namespace="other")
+    kept(url, here, there)
+    asked = {n: ask(command, url, here.key, "--json", "-n", n) for n in ("pipelines", "other", "nowhere")}
+    assert json.loads(asked["pipelines"].stdout)["entry"] == here.id
+    assert json.loads(asked["other"].stdout)["entry"] == there.id
+    assert "no entry has this key in namespace nowhere" in asked["nowhere"].stderr
+
+
 def test_what_is_missing_is_said_with_what_to_do(command, url):
     kept(url, entry(1))
     unknown = ask(command, url, "f" * 64)
