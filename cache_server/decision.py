@@ -19,7 +19,7 @@ from memopod.kube import ApiError
 from memopod.steps import NotAStep, OutputArtifact, OutputsMismatch, Step, names, read_step
 from memopod.steps.identity import Identity
 from memopod.steps.images import mutable_images
-from memopod.steps.key import Unkeyable
+from memopod.steps.key import Key, Unkeyable
 from memopod.steps.outputs import fill_declared
 from memopod.steps.seal import is_sealed
 from memopod.steps.staleness import StalenessRules, effective, is_fresh, requested
@@ -99,13 +99,16 @@ class Decider:
         name = str(pod["metadata"].get("name"))
         return await self._in_time(name, self._rules.timeout, lambda known: self._decide(pod, known))
 
-    async def look_up(self, step: Step, *, timeout: float, fingerprint: str | None) -> Decision:  # noqa: ASYNC109
+    async def look_up(
+        self, step: Step, *, timeout: float, fingerprint: str | None, base: Key | None = None,  # noqa: ASYNC109
+    ) -> Decision:  # fmt: skip
         """Decide at admission, within `timeout` seconds: by the step's own entry, else by one that was
-        imported under Kubeflow's `fingerprint`. When in doubt, it runs.
+        imported under Kubeflow's `fingerprint`. `base` is the step's base key, if it is at hand. When in
+        doubt, it runs.
         """
 
         async def work(known: list[Identity]) -> Decision:
-            decision = await self._look_up(step, known)
+            decision = await self._look_up(step, known, base)
             if isinstance(decision, Reuse) or decision.reason != "miss" or fingerprint is None:
                 return decision
             imported = await find_imported(self._entries, step.namespace, fingerprint)
@@ -146,8 +149,8 @@ class Decider:
             return Run(reason="seal-invalid")
         return await self._look_up(step, known)
 
-    async def _look_up(self, step: Step, known: list[Identity]) -> Decision:
-        identity = await self._identifier.identify(step, patient=True)
+    async def _look_up(self, step: Step, known: list[Identity], base: Key | None = None) -> Decision:
+        identity = await self._identifier.identify(step, patient=True, base=base)
         known.append(identity)
         entry = await self._entries.find(step.namespace, identity.key.digest)
         return await self._weigh(identity, entry)

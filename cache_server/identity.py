@@ -21,7 +21,7 @@ from memopod.steps.inputs import (
     offload_name,
     offloaded_arguments,
 )  # fmt: skip
-from memopod.steps.key import KeyRules, Unkeyable, entry_key, evidence, with_template
+from memopod.steps.key import Key, KeyRules, Unkeyable, entry_key, evidence, with_template
 from memopod.steps.locations import Location
 from memopod.steps.times import to_text
 
@@ -39,16 +39,16 @@ class Identifier:
         self._rules = rules
         self.recordings = Recordings()
 
-    async def identify(self, step: Step, *, patient: bool = False) -> Identity:
+    async def identify(self, step: Step, *, patient: bool = False, base: Key | None = None) -> Identity:
         """Read what enters the step's entry key; `patient`: an input's producer that is being recorded
-        right now is waited for, for two seconds at most.
+        right now is waited for, for two seconds at most. `base` is the step's base key, if it is at hand.
 
         Raises Unkeyable when there is no key; kube.ApiError, ArtifactStoreUnavailable or
         EntriesUnavailable when somebody did not answer.
         """
         known: dict[str, Any] = {}
         versions: dict[str, Any] = {}
-        step = await self._with_offloaded(step, known, versions)
+        given, step = step, await self._with_offloaded(step, known, versions)
         for name, use in sorted(config_maps(step, self._rules).items()):
             config_map = await self._config_map(step.namespace, name, optional=use.optional)
             known[f"configmap.{name}"] = config_map and config_map_content(use, config_map)
@@ -60,7 +60,7 @@ class Identifier:
         if ignored:
             known["ignored-inputs"] = sorted(ignored)
         fixed = not any(name.startswith(("configmap.", "offloaded", "input.")) for name in known)
-        key = entry_key(step, known, self._rules)
+        key = entry_key(step, known, self._rules, base=base if step is given else None)
         return Identity(step=step, key=key, evidence=evidence(key, versions), fixed=fixed)
 
     async def _with_offloaded(self, step: Step, known: dict[str, Any], versions: dict[str, Any]) -> Step:

@@ -22,7 +22,7 @@ from memopod.steps import NotAStep, Step, names, read_step
 from memopod.steps.argo import containers, environment, main_container, template_text
 from memopod.steps.finish import needs_result, outputs_text
 from memopod.steps.framing import frame
-from memopod.steps.key import Unkeyable, base_digest
+from memopod.steps.key import Key, Unkeyable, base_key
 from memopod.steps.kubeflow import FingerprintError, fingerprint
 from memopod.steps.seal import is_sealed, seal
 
@@ -78,10 +78,11 @@ def placeholders(
             return Verdict(held=False, reason="hit")
         known = _fingerprint(pod)
         try:
-            key = base_digest(step, policy.rules)
+            base = base_key(step, policy.rules)
         except Unkeyable as error:
             return _runs(step, known, Run(reason=error.reason), {})
-        decision = await decide(step, known)
+        key = base.digest
+        decision = await decide(step, known, base)
         if isinstance(decision, Reuse):
             return _reused(
                 decision, known, key, seal(policy.secret, step, _what(key, decision), int(now)), rules
@@ -93,10 +94,10 @@ def placeholders(
         marks = {names.KEY: key, names.SEAL: seal(policy.secret, step, key, int(now))}
         return _runs(step, known, decision, marks)
 
-    async def decide(step: Step, known: str | None) -> Reuse | Run:
+    async def decide(step: Step, known: str | None, base: Key) -> Reuse | Run:
         if step.annotations.get(names.BYPASS) == "true":
             return Run(reason="bypass")
-        decision = await decider.look_up(step, timeout=rules.timeout, fingerprint=known)
+        decision = await decider.look_up(step, timeout=rules.timeout, fingerprint=known, base=base)
         obstacle = _obstacle(decision, can_complete) if isinstance(decision, Reuse) else None
         return Run(reason=obstacle) if obstacle else decision
 

@@ -1,5 +1,6 @@
 -- Sends the reviews of the folder BODIES in turn. Where a body holds SALT, each request gets a number there:
--- of SALTS different ones, or a new one each time where SALTS is 0.
+-- of SALTS different ones, or a new one each time where SALTS is 0. Where EXPECT is set, answers that do not
+-- have that reason are counted as odd.
 local bodies, count, turn = {}, 0, 0
 local salts = tonumber(os.getenv("SALTS") or "0")
 for path in io.popen("ls " .. os.getenv("BODIES") .. "/*.json"):lines() do
@@ -17,9 +18,21 @@ function request()
   local text = body[2] and body[1] .. string.format("%012d", first + number) .. body[2] or body[1]
   return wrk.format("POST", "/mutate", { ["Content-Type"] = "application/json" }, text)
 end
+odd = 0
+local expect = os.getenv("EXPECT") or ""
+if expect ~= "" then
+  local text = '"reason":"' .. expect .. '"'
+  function response(_, _, body)
+    if not body:find(text, 1, true) then odd = odd + 1 end
+  end
+end
+local threads = {}
+function setup(thread) table.insert(threads, thread) end
 function done(summary, latency)
+  local odds = 0
+  for _, thread in ipairs(threads) do odds = odds + thread:get("odd") end
   local errors = summary.errors
-  io.write(string.format("RESULT %d %d %d %d %d\n", summary.requests, summary.duration,
+  io.write(string.format("RESULT %d %d %d %d %d %d\n", summary.requests, summary.duration,
     latency:percentile(50), latency:percentile(99),
-    errors.connect + errors.read + errors.write + errors.status + errors.timeout))
+    errors.connect + errors.read + errors.write + errors.status + errors.timeout, odds))
 end

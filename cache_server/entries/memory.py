@@ -45,6 +45,10 @@ class MemoryLayer:
 
     async def look(self, place: Place) -> Reading | None:
         """See `Layer.look`."""
+        return self.recall(place)
+
+    def recall(self, place: Place) -> Reading | None:
+        """`look`, which waits for nobody."""
         where = place.namespace, place.key
         kept = self._kept.get(where)
         if kept is None or place.token is None:

@@ -12,7 +12,7 @@ A change of any rule here, in `components`, `volumes`, `inputs` or `framing` is 
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from memopod.steps import names
@@ -36,10 +36,18 @@ class Unkeyable(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A key: `digest` (64 hexadecimal digits), and a short digest (16) of each component by name."""
+    """A key: `digest` (64 hexadecimal digits), of these `values`, component name -> JSON value.
+
+    A look-up needs the digest alone: those of the components are made when somebody asks.
+    """
 
     digest: str
-    components: Mapping[str, str]
+    values: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def components(self) -> Mapping[str, str]:
+        """A short digest (16 hexadecimal digits) of each component by name."""
+        return {name: component_digest(value) for name, value in sorted(self.values.items())}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,15 +76,19 @@ def base_key(step: Step, rules: KeyRules = KeyRules()) -> Key:
     return _key(base_components(step, rules.ignored_containers))
 
 
-def entry_key(step: Step, known: Mapping[str, Any], rules: KeyRules = KeyRules()) -> Key:
+def entry_key(
+    step: Step, known: Mapping[str, Any], rules: KeyRules = KeyRules(), *, base: Key | None = None
+) -> Key:
     """Key of the step as a whole: the base components, and `known`, component name -> JSON value.
 
-    `step` must have its template (see `with_template` for an offloaded one). Raises Unkeyable.
+    `step` must have its template (see `with_template` for an offloaded one). `base` is `base_key` of
+    this very step under these very rules, if that is at hand. Raises Unkeyable.
     """
     if step.template is None:
         raise Unkeyable("template-unreadable")
-    check_keyable(step, rules)
-    return _key({**base_components(step, rules.ignored_containers), **known})
+    base_of_step = base_key(step, rules) if base is None else base
+    # With nothing added it is the same set of components, and so the same key.
+    return _key({**base_of_step.values, **known}) if known else base_of_step
 
 
 def evidence(key: Key, versions: Mapping[str, Any]) -> str:
@@ -126,8 +138,7 @@ def component_digest(value: Any) -> str:
 
 
 def _key(components: Mapping[str, Any]) -> Key:
-    short = {name: component_digest(value) for name, value in sorted(components.items())}
-    return Key(_digest(components), short)
+    return Key(_digest(components), components)
 
 
 def _digest(components: Mapping[str, Any]) -> str:

@@ -473,7 +473,10 @@ async def test_whatever_a_layer_fails_with_the_decision_sees_only_unavailable(ur
         async def broken(place):
             raise ZeroDivisionError
 
-        one.memory.look = broken
+        def broken_at_once(place):
+            raise ZeroDivisionError
+
+        one.memory.recall = broken_at_once
         assert await one.find(entry) == entry
         one.sql.look = broken
         with pytest.raises(EntriesUnavailable):
