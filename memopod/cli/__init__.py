@@ -4,6 +4,7 @@
 and the sentences that tell what to do next.
 """
 
+import sys
 from importlib import import_module
 from typing import Any
 
@@ -86,11 +87,15 @@ app = typer.Typer(
 
 @app.callback()
 def _root(
-    version: bool = typer.Option(
+    _version: bool = typer.Option(
         False, "--version", help="Print the version.", callback=_show_version, is_eager=True
     ),
 ) -> None:
     """A memory for Kubernetes pipelines: steps that already ran are reused, and all are recorded."""
+    import structlog  # here, so that `memopod --version` stays quick
+
+    # Logs go to standard error: what a command answers stands alone. A service sets up its own.
+    structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
 
 
 def main() -> None:

@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
-import structlog
 import typer
 
 from cache_server.entries import EntriesUnavailable, migrate
@@ -84,12 +83,6 @@ NamespaceOption = Annotated[str | None, typer.Option("--namespace", "-n", help="
 LimitOption = Annotated[int, typer.Option("--limit", min=1, help="How many are listed at most.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Only say how many it would be.")]
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="An entry's id, or how it begins.")]
-
-
-@app.callback()
-def cache() -> None:
-    """Logs go to standard error: what a command answers stands alone."""
-    structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
 
 
 @app.command("list", epilog="Example: memopod cache list --namespace pipelines --limit 5")
