@@ -12,7 +12,7 @@ from cache_server.artifacts import Artifacts, ArtifactStoreUnavailable, unchange
 from cache_server.audit import is_audited
 from cache_server.checks import Checks
 from cache_server.entries import Entries, EntriesUnavailable, Entry
-from cache_server.entries.imported import find_imported
+from cache_server.entries.imported import find_imported, stands_for
 from cache_server.identity import Identifier
 from cache_server.namespaces import Namespaces
 from memopod.kube import ApiError
@@ -112,7 +112,9 @@ class Decider:
             if isinstance(decision, Reuse) or decision.reason != "miss" or fingerprint is None:
                 return decision
             imported = await find_imported(self._entries, step.namespace, fingerprint)
-            return decision if imported is None else await self._weigh(known[0], imported)
+            if imported is None or not stands_for(imported, known[0]):
+                return decision
+            return await self._weigh(known[0], imported)
 
         return await self._in_time(step.pod_name, timeout, work)
 

@@ -3,14 +3,20 @@
 They stand in the same table as memopod's own, under a key of another kind: `kubeflow:` and Kubeflow's
 fingerprint of the step (`memopod.steps.kubeflow.fingerprint`), with `key_version` 0. An entry key of
 memopod's is 64 hexadecimal digits and nothing else, so no look-up for a step held by its gate can meet
-one of them. Only the placeholder mode asks for them, by `find_imported`, after its own key has missed:
-Kubeflow's fingerprint knows neither scripts nor `envFrom`, which is why the import leaves steps out that
-it cannot tell from others (see `cache_server.entries.kubeflow`).
+one of them. Only the placeholder mode asks for them, by `find_imported`, after its own key has missed.
+
+Kubeflow's fingerprint leaves out much that decides a step's result: scripts, `envFrom`, `workingDir`, what
+a ConfigMap or an input artifact held at the time. So the import leaves steps out that it cannot tell from
+others (see `cache_server.entries.kubeflow`), and `stands_for` compares the rest.
 """
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from cache_server.entries.entry import Entries, Entry
+from memopod.steps.components import template_components
+from memopod.steps.identity import Identity
+from memopod.steps.key import component_digest
 
 KEY_VERSION_IMPORTED: Final = 0
 """`Entry.key_version` of an imported entry."""
@@ -21,6 +27,27 @@ _PREFIX: Final = "kubeflow:"
 def imported_key(fingerprint: str) -> str:
     """The key that an imported entry stands under."""
     return _PREFIX + fingerprint
+
+
+def imported_components(template: Mapping[str, Any]) -> dict[str, str]:
+    """`Entry.components` of an imported entry: digests of all that its row's template tells."""
+    return {name: component_digest(value) for name, value in template_components(template).items()}
+
+
+def stands_for(entry: Entry, identity: Identity) -> bool:
+    """Whether the run of an imported entry was one of this very step, as far as anybody can tell.
+
+    The template must be the row's in all that counts for a key of memopod's, and there must be nothing
+    that the row does not tell of: no ConfigMap, input artifact, salt, or field read by the downward API.
+    """
+    template, components = identity.step.template, identity.key.components
+    return (
+        template is not None
+        and identity.fixed
+        and components["salt"] == component_digest("")
+        and components["downward"] == component_digest([])
+        and dict(entry.components) == imported_components(template)
+    )
 
 
 async def find_imported(entries: Entries, namespace: str, fingerprint: str) -> Entry | None:

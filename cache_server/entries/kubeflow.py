@@ -41,7 +41,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from cache_server.entries.calls import Database
 from cache_server.entries.databases import create_engine, describe, kind_of, parse_url
 from cache_server.entries.entry import EntriesUnavailable, Entry
-from cache_server.entries.imported import KEY_VERSION_IMPORTED, imported_key
+from cache_server.entries.imported import KEY_VERSION_IMPORTED, imported_components, imported_key
 from cache_server.entries.schema import imports
 from cache_server.entries.sql import put_within
 from memopod.steps.kubeflow import FingerprintError, fingerprint
@@ -102,6 +102,7 @@ def read_row(row: Mapping[str, Any], *, namespace: str, source: str, now: dateti
         outputs = read_outputs(reported, template.get("archiveLocation"))
         started = datetime.fromtimestamp(row["StartedAtInSec"], UTC)
         execution = envelope.get(_EXECUTION) or ""
+        components = imported_components(template)
     except (ValueError, TypeError, AttributeError, KeyError, OverflowError, OSError) as error:
         raise NotImportable(UNREADABLE) from error
     if row["MaxCacheStaleness"] == 0:
@@ -112,7 +113,7 @@ def read_row(row: Mapping[str, Any], *, namespace: str, source: str, now: dateti
         namespace=namespace,
         key=imported_key(row["ExecutionCacheKey"]),
         key_version=KEY_VERSION_IMPORTED,
-        components={},
+        components=components,
         template_name=str(template.get("name") or "")[:253],
         workflow="",
         workflow_uid="",

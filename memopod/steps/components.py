@@ -92,6 +92,15 @@ def base_components(step: Step, ignored: frozenset[str] = frozenset()) -> dict[s
     return components
 
 
+def template_components(template: Mapping[str, Any]) -> dict[str, Any]:
+    """Component name -> JSON value, of all that a template alone tells, where its Pod is not known.
+
+    The text of `podSpecPatch` counts here: there is no Pod that shows its effect.
+    """
+    patch = template.get("podSpecPatch")
+    return {**dict(_template(template)), **({"template.podSpecPatch": patch} if patch else {})}
+
+
 def counted_containers(step: Step, ignored: frozenset[str] = frozenset()) -> list[Mapping[str, Any]]:
     """The Pod's containers but for Argo's own and those that the cluster's rules ignore."""
     return [

@@ -16,7 +16,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from cache_server.admission import Policy
 from cache_server.decision import Reuse
 from cache_server.entries import Entry
-from cache_server.entries.imported import KEY_VERSION_IMPORTED, imported_key
+from cache_server.entries.imported import KEY_VERSION_IMPORTED, imported_components, imported_key
 from cache_server.placeholder import PlaceholderRules, placeholders
 from cache_server.webhook import build_webhook
 from memopod.steps import Outputs, names, read_step
@@ -62,14 +62,14 @@ def make_pod(template=TEMPLATE, indent=None, labels=None, annotations=None, comm
     }  # fmt: skip
 
 
-def row(fingerprint, **changes):
+def row(fingerprint, template=TEMPLATE, **changes):
     """An entry as it is imported: of a run that nobody knows any more."""
     now = datetime.now(UTC)
     entry = Entry(
         id=uuid.uuid4().hex, namespace="kubeflow", key=imported_key(fingerprint),
-        key_version=KEY_VERSION_IMPORTED, components={}, template_name="", workflow="", workflow_uid="",
-        node_id="", pod_name="", pod_uid=uuid.uuid4().hex, image_id="", outputs=Outputs(parameters={}),
-        execution_id=None, started_at=now, finished_at=now, recorded_at=now,
+        key_version=KEY_VERSION_IMPORTED, components=imported_components(template), template_name="",
+        workflow="", workflow_uid="", node_id="", pod_name="", pod_uid=uuid.uuid4().hex, image_id="",
+        outputs=Outputs(parameters={}), execution_id=None, started_at=now, finished_at=now, recorded_at=now,
     )  # fmt: skip
     return replace(entry, **changes)
 
@@ -189,7 +189,9 @@ async def template_cleanup(kubeflow):
     outputs = {"parameters": [{"name": "o", "valueFrom": {"path": "/o"}}]}
     cleaned = {"container": TEMPLATE["container"], "outputs": outputs}
     stored = Outputs(parameters={"o": "testOutput"})
-    await kubeflow.parts.entries.put(row(fingerprint(json.dumps(cleaned)), outputs=stored))
+    stored_as = {**INDENTED, "outputs": outputs, "metadata": {"annotations": {"a": "c"}}}
+    entry = row(fingerprint(json.dumps(cleaned)), stored_as, outputs=stored)
+    await kubeflow.parts.entries.put(entry)
     patch = await kubeflow.patch(make_pod({**INDENTED, "outputs": outputs}, indent=2))
     assert ops(patch) == ["replace", "add", "add"]
     assert json.loads(patch[1]["value"][names.ARGO_OUTPUTS])["parameters"][0]["value"] == "testOutput"
@@ -318,3 +320,51 @@ STORE = {
 @pytest.mark.parametrize("case", STORE.values(), ids=STORE)
 async def test_store(kubeflow, case):
     await case(kubeflow)
+
+
+def container_with(**fields):
+    return {**TEMPLATE, "container": {**TEMPLATE["container"], **fields}}
+
+
+UNSEEN = {
+    "envFrom": container_with(envFrom=[{"configMapRef": {"name": "settings", "optional": True}}]),
+    "workingDir": container_with(workingDir="/other"),
+    "securityContext": container_with(securityContext={"runAsUser": 7}),
+    "podSpecPatch": {**TEMPLATE, "podSpecPatch": '{"hostNetwork": true}'},
+    "serviceAccountName": {**TEMPLATE, "serviceAccountName": "other"},
+    "a field that is new": {**TEMPLATE, "foo": "bar"},
+}
+
+
+@pytest.mark.parametrize("template", UNSEEN.values(), ids=UNSEEN)
+async def test_what_kubeflows_fingerprint_leaves_out_is_compared_with_the_rows_template(kubeflow, template):
+    assert fingerprint(json.dumps(template)) == FIRST
+    await kubeflow.parts.entries.put(row(FIRST))
+    assert ops(await kubeflow.patch(make_pod(template))) == ["add", "add"]
+    await kubeflow.parts.entries.put(
+        row(FIRST, template, finished_at=datetime.now(UTC) + timedelta(seconds=1))
+    )
+    assert ops(await kubeflow.patch(make_pod(template))) == ["replace", "add", "add"]
+
+
+def reads_a_label(pod):
+    reference = {"fieldRef": {"fieldPath": "metadata.labels['zone']"}}
+    pod["spec"]["containers"][0]["env"].append({"name": "ZONE", "valueFrom": reference})
+
+
+def reads_a_config_map(pod):
+    reference = {"configMapKeyRef": {"name": "settings", "key": "a", "optional": True}}
+    pod["spec"]["containers"][0]["env"].append({"name": "A", "valueFrom": reference})
+
+
+def has_a_salt(pod):
+    pod["metadata"]["annotations"][names.SALT] = "again"
+
+
+@pytest.mark.parametrize("change", [reads_a_label, reads_a_config_map, has_a_salt])
+async def test_a_step_that_rests_on_what_no_row_tells_is_not_an_imported_one(kubeflow, change):
+    await kubeflow.parts.entries.put(row(FIRST))
+    pod = make_pod()
+    assert ops(await kubeflow.patch(pod)) == ["replace", "add", "add"]
+    change(pod)
+    assert ops(await kubeflow.patch(pod)) == ["add", "add"]

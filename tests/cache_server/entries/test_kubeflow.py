@@ -81,6 +81,14 @@ def test_a_row_becomes_an_entry_with_what_its_template_declares():
     assert read(row(5)).max_staleness_seconds is None
 
 
+def test_a_row_keeps_what_its_template_tells_beyond_the_fingerprint():
+    plain, other = template(), template()
+    other["container"]["workingDir"] = "/other"
+    assert fingerprint(json.dumps(plain)) == fingerprint(json.dumps(other))
+    differ = dict(read(row(1, plain)).components).items() ^ dict(read(row(1, other)).components).items()
+    assert {name for name, _ in differ} == {"template.container"}
+
+
 def test_the_same_row_is_the_same_entry_and_another_is_another():
     assert read(row(1)) == read(row(1))
     assert len({read(row(n)).id for n in range(3)} | {read(row(n)).pod_uid for n in range(3)}) == 6
