@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -48,11 +48,20 @@ class Material:
         if missing:
             raise ValueError(f"expected {', '.join(FILES)}, got no {' and no '.join(missing)}")
         found = cls(**dict(zip(_FIELDS, (data[name] for name in FILES), strict=True)))
-        if _public(found.signer.public_key()) != _public(_load(found.authority_key).public_key()):
-            raise ValueError("ca.key does not belong to the first certificate in ca.crt")
-        if _public(found.leaf.public_key()) != _public(_load(found.key).public_key()):
-            raise ValueError("tls.key does not belong to tls.crt")
+        try:
+            found._check()
+        except (TypeError, UnsupportedAlgorithm, x509.ExtensionNotFound) as error:
+            # An encrypted key, one of an unknown kind, a certificate that somebody else has made.
+            raise ValueError(f"expected keys and certificates of its own making: {error}") from error
         return found
+
+    def _check(self) -> None:
+        if _public(self.signer.public_key()) != _public(_load(self.authority_key).public_key()):
+            raise ValueError("ca.key does not belong to the first certificate in ca.crt")
+        if _public(self.leaf.public_key()) != _public(_load(self.key).public_key()):
+            raise ValueError("tls.key does not belong to tls.crt")
+        self.signer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
+        self.leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName)
 
     def data(self) -> dict[str, bytes]:
         """For the Secret."""

@@ -11,7 +11,7 @@ import structlog
 from cache_server.admission import Policy
 from cache_server.decision import DecisionRules
 from cache_server.entries.databases import parse_url
-from cache_server.entries.retention import Limits
+from cache_server.entries.retention import Limits, span
 from cache_server.entries.shared import check_redis_url
 from cache_server.own_certificates import Place
 from cache_server.placeholder import PlaceholderRules
@@ -87,7 +87,7 @@ def retention_limits(settings: Settings) -> Limits:
 
     def duration(flag: str, text: str) -> timedelta | None:
         seconds = _limit(flag, text)
-        return None if seconds is None else timedelta(seconds=seconds)
+        return None if seconds is None else span(seconds)
 
     return Limits(
         age=duration("--retention-age", settings.retention_age),

@@ -90,7 +90,8 @@ class OwnCertificates:
             try:
                 await self._look(leads)
                 self._told = ""
-            except (ApiError, ValueError) as error:
+            except (ApiError, ValueError, OSError) as error:
+                # OSError: no place for the files that OpenSSL reads.
                 self._tell(error)
             await asyncio.sleep(self._look_seconds)
 

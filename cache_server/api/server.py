@@ -18,7 +18,7 @@ from cache_server.entries import EntriesUnavailable, Entry
 from cache_server.entries.catalog import Catalog, Filter
 from cache_server.entries.document import entry_document, stats_document
 from cache_server.entries.leases import LEASE_SECONDS
-from cache_server.entries.retention import Limits
+from cache_server.entries.retention import Limits, span
 from memopod.steps.staleness import parse_duration
 
 _log = structlog.get_logger()
@@ -266,10 +266,7 @@ def _duration(name: str, text: str) -> timedelta | None:
     seconds = parse_duration(text)
     if seconds is None or seconds < 0:
         raise Refused(400, f"{name}: expected an ISO 8601 duration such as P30D")
-    try:
-        return timedelta(seconds=min(seconds, timedelta(days=365_000).total_seconds()))
-    except (OverflowError, ValueError):
-        raise Refused(400, f"{name}: expected an ISO 8601 duration such as P30D") from None
+    return span(seconds)
 
 
 def _json(document: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:

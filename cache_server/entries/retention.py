@@ -33,6 +33,15 @@ _PAUSE_SECONDS = 0.02
 _COUNTS_KEPT = timedelta(days=400)
 
 
+_LONGEST = timedelta(days=365_000)
+"""A thousand years: what is longer cannot be counted back from now."""
+
+
+def span(seconds: float) -> timedelta:
+    """A limit of so many seconds, however many: what is longer than a thousand years is that."""
+    return timedelta(seconds=min(seconds, _LONGEST.total_seconds()))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """How long entries are kept; None for no limit. A pinned entry is kept whatever they say.

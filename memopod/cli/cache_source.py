@@ -21,7 +21,7 @@ from cache_server.entries.databases import parse_url
 from cache_server.entries.document import entry_document, stats_document
 from cache_server.entries.leases import LEASE_SECONDS
 from cache_server.entries.migrations import check_schema
-from cache_server.entries.retention import Limits
+from cache_server.entries.retention import Limits, span
 from memopod.steps.staleness import parse_duration
 
 DATABASE_VARIABLE = "MEMOPOD_CACHE_DATABASE"
@@ -234,7 +234,7 @@ def _duration(flag: str, text: str) -> timedelta | None:
     seconds = parse_duration(text)
     if seconds is None or seconds < 0:
         raise ValueError(f"{flag}: expected an ISO 8601 duration such as P30D, got {text!r}")
-    return timedelta(seconds=seconds)
+    return span(seconds)
 
 
 @asynccontextmanager

@@ -3,6 +3,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 from cryptography.x509.verification import PolicyBuilder, Store
 
 from cache_server.authority import FILES, Lifetimes, Material, found, renewed
@@ -106,3 +107,13 @@ def test_an_authority_that_expired_is_no_longer_trusted(material):
     both = renew(renew(material, after=at), after=at)
     later = renew(both, after=timedelta(days=301))
     assert x509.load_pem_x509_certificates(later.authorities) == [both.signer]
+
+
+def test_an_encrypted_key_is_refused_as_bad_input(material):
+    key = serialization.load_pem_private_key(material.authority_key, None)
+    encrypted = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8,
+        serialization.BestAvailableEncryption(b"x"),
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="of its own making"):
+        Material.read({**material.data(), "ca.key": encrypted})

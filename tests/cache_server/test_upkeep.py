@@ -1,6 +1,6 @@
 """The cache server keeps house: decisions are counted, and entries are not kept for ever."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -31,3 +31,9 @@ def test_a_retention_that_is_no_duration_is_refused(flag, tmp_path):
 def test_by_default_entries_stay_for_ninety_days_after_their_last_use():
     limits = configuration.retention_limits(Settings())
     assert (limits.age, limits.idle, limits.number) == (None, timedelta(days=90), None)
+
+
+@pytest.mark.parametrize("text", ["P9999Y", "P99999999999Y"])
+def test_a_limit_beyond_all_time_can_be_counted_back(text):
+    limits = configuration.retention_limits(Settings(retention_age=text, retention_idle=text))
+    assert datetime.now(UTC) - limits.age == pytest.approx(datetime.now(UTC) - limits.idle, abs=timedelta(1))
