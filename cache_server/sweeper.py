@@ -7,7 +7,7 @@ that late. If there is one the Pod is finished, else the gate is lifted.
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -80,8 +80,9 @@ class Sweeper:
         name = pod["metadata"]["name"]
         try:
             action = await let_go(
-                self._client, pod, identity=self._identity, claim_wait=self._claim_wait, reason="overdue"
-            )
+                self._client, pod, identity=self._identity, claim_wait=self._claim_wait, reason="overdue",
+                on_wait=self._jobs.leave_slot,
+            )  # fmt: skip
         except ApiError as error:
             action = "failed"
             _log.warning("cannot let an overdue Pod go", pod=name, cause=str(error))
@@ -90,8 +91,13 @@ class Sweeper:
         _SWEPT.labels(action).inc()
 
 
-async def let_go(client: Client, pod: Pod, *, identity: str, claim_wait: float, reason: str) -> str:
+async def let_go(
+    client: Client, pod: Pod, *, identity: str, claim_wait: float, reason: str,
+    on_wait: Callable[[], None] = lambda: None,
+) -> str:  # fmt: skip
     """Claim a held Pod as it was read, then finish or release it; `claim_wait` seconds lie in between.
+
+    `on_wait()` is called when they begin.
 
     FINISHED, RELEASED (with `reason`, a slug), or TAKEN: it changed meanwhile, and somebody looks at it
     again. Raises ApiError.
@@ -99,6 +105,7 @@ async def let_go(client: Client, pod: Pod, *, identity: str, claim_wait: float, 
     claimed = await _claim(client, pod, identity)
     if claimed is None:
         return TAKEN
+    on_wait()
     await asyncio.sleep(claim_wait)
     try:
         result = await own_result(client, read_step(claimed))

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from cache_server.finish import is_held
-from cache_server.sweeper import Sweeper
+from cache_server.sweeper import Sweeper, is_claimed
 from memopod.kube import (
     CONFIG_MAPS,
     EVENTS,
@@ -424,6 +424,25 @@ async def test_an_overdue_pod_is_claimed_and_released(cluster, parts):
     released = await cluster.get(pod)
     assert marks(released) == ("run", "overdue")
     assert released["metadata"]["annotations"][names.CLAIMED_BY].startswith("sweeper-1/")
+
+
+async def test_overdue_pods_do_not_wait_for_each_others_claims(cluster, parts):
+    late = datetime.now(UTC) - timedelta(seconds=31)
+    pods = [await cluster.held_pod(now=late, node=str(n)) for n in range(3)]
+    claimed, claims = asyncio.Event(), []
+
+    async def count(write, call):
+        claims.append(await call())
+        if len(claims) == len(pods):
+            claimed.set()
+        return claims[-1]
+
+    cluster.client.fault = count
+    sweeper = Sweeper(cluster.client, identity="sweeper-1", claim_wait=3600.0, concurrency=1)
+    sweeper.sweep(pods)
+    await asyncio.wait_for(claimed.wait(), 30)
+    await sweeper.drain(0.0)
+    assert all([is_claimed(await cluster.get(pod), datetime.now(UTC)) for pod in pods])
 
 
 async def test_two_sweepers_release_a_pod_once(cluster, parts):
