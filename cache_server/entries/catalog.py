@@ -55,6 +55,8 @@ class Filter:
             known = name in _FIELDS or name == "artifact" or (kind in _NAMED and dot and rest)
             if not equals or not known:
                 raise ValueError(f"expected FIELD=VALUE, where FIELD is {EXPLAINED}; got {pair!r}")
+            if name in fields:
+                raise ValueError(f"expected {name} once: of two values none is both")
             fields[name] = value
         return cls(namespace=namespace, id_prefix=id_prefix, fields=fields)
 

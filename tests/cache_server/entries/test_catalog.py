@@ -112,3 +112,8 @@ async def test_statistics_tell_hits_misses_by_reason_and_time_saved_by_template(
     assert train.seconds_saved == pytest.approx(60.5, abs=0.1)
     assert (other.entries, other.missed) == (0, {"volume": 1})
     assert [s.namespace for s in await catalog.stats("other", days=1)] == ["other"]
+
+
+def test_a_field_that_is_given_twice_is_refused():
+    with pytest.raises(ValueError, match="expected template once"):
+        Filter.parse(["template=a", "template=b"])
