@@ -6,12 +6,18 @@ stands *outside* the quotes, as SQL. Texts are therefore stored with another cha
 place, and given back as they were. A filter's literals are escaped for another database, so that a quote
 in one ends it; filters with quotes or backslashes inside a literal are refused.
 
+SQLite and MySQL: the core writes a filter's literals as GoogleSQL does, where a backslash makes a quote
+part of the text. In SQLite, and in MySQL with some settings (ANSI_QUOTES, NO_BACKSLASH_ESCAPES), that quote
+ends the text, and SQL of the client's own follows, writes included. So there a literal can hold one kind
+of quotes, never both, and no backslash: then the core has nothing to escape.
+
 MySQL and PostgreSQL: `int_value` is 32 bits wide and names 255 characters. A MySQL server without strict
 mode would store something else without a word.
 """
 
 import re
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -30,6 +36,10 @@ _LEAST, _GREATEST = -(2**31), 2**31 - 1
 _PLAIN_FILTER = re.compile(
     r"""(?:[^'"`\\#/-]|-(?!-)|/(?!\*)|'(?!'')[^'"`\\]*'|"(?!"")[^'"`\\]*"|`[^'"`\\]*`)*"""
 )
+# The same, but a literal may hold the other kind of quotes: the core then takes that one's opposite.
+_UNESCAPED_FILTER = re.compile(
+    r"""(?:[^'"`\\#/-]|-(?!-)|/(?!\*)|'(?!'')[^'\\]*'|"(?!"")[^"\\]*"|`[^'"`\\]*`)*"""
+)
 
 
 class Refused(ValueError):
@@ -37,10 +47,24 @@ class Refused(ValueError):
 
 
 class Guard:
-    """Nothing to guard: SQLite stores what it is given."""
+    """SQLite stores what it is given; only filters are checked."""
 
-    def request(self, rpc: str, request: bytes) -> bytes:  # noqa: ARG002 (for those that need it)
+    def request(self, rpc: str, request: bytes) -> bytes:
         """The request as the core may have it. Raises Refused."""
+        if _has_filters(rpc):
+            message = request_of(rpc)()
+            try:
+                message.ParseFromString(request)
+                _check_filters(
+                    message,
+                    _UNESCAPED_FILTER,
+                    "filter_query: a literal can hold single or double quotes, not both, and no backslash, and "
+                    "there can be no comment (ml-metadata's core would take what follows for SQL)",
+                )
+            except DecodeError as error:
+                raise Refused(f"the request is no {rpc}Request") from error
+            except UnicodeDecodeError as error:
+                raise Refused("a text is not UTF-8") from error
         return request
 
     def response(self, rpc: str, response: bytes) -> bytes:  # noqa: ARG002 (for those that need it)
@@ -66,7 +90,8 @@ class MySqlGuard(Guard):
             for part in _messages(message):
                 if part.DESCRIPTOR.name == "Artifact" and len(part.uri.encode()) > _URI_BYTES:
                     raise Refused(f"Artifact.uri: expected at most {_URI_BYTES} bytes")
-        return request
+            return request
+        return super().request(rpc, request)
 
 
 class PostgresqlGuard(Guard):
@@ -79,7 +104,12 @@ class PostgresqlGuard(Guard):
             message.ParseFromString(request)
             if writes(rpc):
                 _check_sizes(message)
-            _check_filters(message)
+            _check_filters(
+                message,
+                _PLAIN_FILTER,
+                "filter_query: on PostgreSQL, a literal can hold no quotes and no backslash, and there can "
+                "be no comment (ml-metadata's core would take what follows for SQL)",
+            )
             changed = _replace_texts(message, _to_store)
         except DecodeError as error:
             raise Refused(f"the request is no {rpc}Request") from error
@@ -153,15 +183,22 @@ def _check_sizes(message: Any) -> None:
                     )
 
 
-def _check_filters(message: Any) -> None:
+@cache
+def _has_filters(rpc: str) -> bool:
+    """Whether the RPC's request has room for a filter, at any depth."""
+    kinds = [request_of(rpc).DESCRIPTOR]
+    for kind in kinds:
+        if "filter_query" in kind.fields_by_name:
+            return True
+        inner = [field.message_type for field in kind.fields if field.message_type is not None]
+        kinds += [each for each in inner if each not in kinds]
+    return False
+
+
+def _check_filters(message: Any, allowed: re.Pattern[str], refusal: str) -> None:
     for part in _messages(message):
-        if "filter_query" in part.DESCRIPTOR.fields_by_name and not _PLAIN_FILTER.fullmatch(
-            part.filter_query
-        ):
-            raise Refused(
-                "filter_query: on PostgreSQL, a literal can hold no quotes and no backslash, and there can "
-                "be no comment (ml-metadata's core would take what follows for SQL)"
-            )
+        if "filter_query" in part.DESCRIPTOR.fields_by_name and not allowed.fullmatch(part.filter_query):
+            raise Refused(refusal)
 
 
 def _replace_texts(message: Any, change: Callable[[str], str]) -> bool:

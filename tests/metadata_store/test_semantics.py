@@ -192,6 +192,37 @@ def test_filters_reach_attributes_properties_and_contexts(twins, types):
         assert [(node.id, node.type) for node in found] == [(artifact_id, "data")], query
 
 
+@pytest.mark.parametrize(
+    "literal",
+    [
+        r"""'x\'")); DELETE FROM Context; -- '""",
+        r"""'x\'")) OR 1=1 OR (("x' """,
+        """'''x'")); DELETE FROM Context; -- '''""",
+        '''"""x'")); DELETE FROM Context; -- """''',
+        r"""r'x\'")); DELETE FROM Context; -- '""",
+        r"""`x\`` """,
+    ],
+)
+def test_a_filters_literal_cannot_become_sql(twins, store, types, literal):
+    a_context(twins, types, name := next(names))
+    asked = mlmd.ListOperationOptions(filter_query=f"name = {literal}")
+    call = store.call("GetContexts", service.GetContextsRequest(options=asked))
+    assert (call.code(), "would take what follows for SQL" in call.details()) == (INVALID, True)
+    lineage = service.GetLineageSubgraphRequest()
+    lineage.lineage_subgraph_query_options.starting_executions.filter_query = f"name = {literal}"
+    assert store.call("GetLineageSubgraph", lineage).code() == INVALID
+    there = service.GetContextByTypeAndNameRequest(type_name="run", context_name=name)
+    assert store.call("GetContextByTypeAndName", there).result().context.name == name
+
+
+@pytest.mark.parametrize("name", ["it's", 'say "x"', "50%_", "a -- b", "naïve ☃ # no comment"])
+def test_a_filters_literal_may_hold_one_kind_of_quotes(twins, types, name):
+    found = a_context(twins, types, name)
+    quoted = f'"{name}"' if "'" in name else f"'{name}'"
+    options = mlmd.ListOperationOptions(filter_query=f"name = {quoted}")
+    assert [context.id for context in twins("GetContexts", options=options)[2].contexts] == [found]
+
+
 def test_a_lineage_subgraph_is_put_as_a_whole_or_not_at_all(twins, types):
     def request(external_id):
         return {
