@@ -212,6 +212,14 @@ async def test_steps_of_many_runs_are_recorded_together_producers_first(store, r
     assert all(not o.written for o in await recorder.record_all(wishes))
 
 
+async def test_a_workflow_that_is_called_as_a_column_spoils_it_for_no_other(store, recorder):
+    await recorder.record(make())
+    runs = [Run(name, "pipelines", f"uid-{name}") for name in ("name", "id", "other")]
+    results = await recorder.record_all([Wish(make(run)) for run in runs])
+    assert [result.written for result in results] == [True, True, True]
+    assert {context.name for context in store.client.get_contexts()} == {"run-1", "name", "id", "other"}
+
+
 async def test_a_step_that_the_store_refuses_spoils_it_for_no_other(store, recorder):
     broken = dataclasses.replace(use(), type_name="")
     good, bad, fine = await recorder.record_all([Wish(make()), Wish(broken), Wish(step("other"))])
