@@ -58,8 +58,8 @@ class Guard:
                 _check_filters(
                     message,
                     _UNESCAPED_FILTER,
-                    "filter_query: a literal can hold single or double quotes, not both, and no backslash, and "
-                    "there can be no comment (ml-metadata's core would take what follows for SQL)",
+                    "filter_query: a literal can hold single or double quotes, not both, and no backslash, "
+                    "and there can be no comment (ml-metadata's core would take what follows for SQL)",
                 )
             except DecodeError as error:
                 raise Refused(f"the request is no {rpc}Request") from error
