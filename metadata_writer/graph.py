@@ -261,6 +261,7 @@ class _Edges:
             if not self._shares_outputs:
                 made = self._make(output.type_name, output.name, output.uri, output.custom)
                 self._join(made, mlmd.Event.OUTPUT, [output.name], "finished_at")
+                self._named.add((mlmd.Event.OUTPUT, output.name))  # the store refuses a second event
                 continue
             shared = _of_source(self._known, output.name, output.uri)
             if shared is None:

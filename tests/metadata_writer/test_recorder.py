@@ -220,6 +220,12 @@ async def test_a_workflow_that_is_called_as_a_column_spoils_it_for_no_other(stor
     assert {context.name for context in store.client.get_contexts()} == {"run-1", "name", "id", "other"}
 
 
+async def test_an_output_that_is_reported_twice_is_recorded_once(store, recorder):
+    made = output("model", "minio://b/model")
+    assert (await recorder.record(step("make", outputs=(made, made)))).written
+    assert [artifact.uri for artifact in store.client.get_artifacts()] == ["minio://b/model"]
+
+
 async def test_a_step_that_the_store_refuses_spoils_it_for_no_other(store, recorder):
     broken = dataclasses.replace(use(), type_name="")
     good, bad, fine = await recorder.record_all([Wish(make()), Wish(broken), Wish(step("other"))])
