@@ -41,12 +41,14 @@ class Reuse:
 class Run:
     """Let the step run. `reason` is a slug; `identity` is who the step is, if that is known.
 
-    `audits` is the entry that could be reused, where the step runs to be compared with it.
+    `audits` is the entry that could be reused, where the step runs to be compared with it; `gone` the one
+    whose outputs were found gone or changed.
     """
 
     reason: str
     identity: Identity | None = None
     audits: str | None = None
+    gone: str | None = None
 
     @property
     def evidence(self) -> str | None:
@@ -97,26 +99,36 @@ class Decider:
     async def decide(self, pod: Mapping[str, Any]) -> Decision:
         """Decide for one held Pod. When in doubt, it runs."""
         name = str(pod["metadata"].get("name"))
-        return await self._in_time(name, self._rules.timeout, lambda known: self._decide(pod, known))
+
+        async def work(known: list[Identity]) -> Decision:
+            return await self._retire_gone(await self._decide(pod, known))
+
+        return await self._in_time(name, self._rules.timeout, work)
 
     async def look_up(
         self, step: Step, *, timeout: float, fingerprint: str | None, base: Key | None = None,  # noqa: ASYNC109
+        dry_run: bool = False,
     ) -> Decision:  # fmt: skip
         """Decide at admission, within `timeout` seconds: by the step's own entry, else by one that was
-        imported under Kubeflow's `fingerprint`. `base` is the step's base key, if it is at hand. When in
-        doubt, it runs.
+        imported under Kubeflow's `fingerprint`. `base` is the step's base key, if it is at hand. A dry run
+        leaves no trace. When in doubt, the step runs.
         """
 
         async def work(known: list[Identity]) -> Decision:
             decision = await self._look_up(step, known, base)
-            if isinstance(decision, Reuse) or decision.reason != "miss" or fingerprint is None:
-                return decision
-            imported = await find_imported(self._entries, step.namespace, fingerprint)
-            if imported is None or not stands_for(imported, known[0]):
-                return decision
-            return await self._weigh(known[0], imported)
+            if isinstance(decision, Run) and decision.reason == "miss" and fingerprint is not None:
+                imported = await find_imported(self._entries, step.namespace, fingerprint)
+                if imported is not None and stands_for(imported, known[0]):
+                    decision = await self._weigh(known[0], imported)
+            return decision if dry_run else await self._retire_gone(decision)
 
         return await self._in_time(step.pod_name, timeout, work)
+
+    async def _retire_gone(self, decision: Decision) -> Decision:
+        """Take the entry back whose outputs were found gone or changed."""
+        if isinstance(decision, Run) and decision.gone is not None:
+            await self._entries.retire(decision.gone, "outputs-gone")
+        return decision
 
     async def _in_time(
         self,
@@ -195,7 +207,8 @@ class Decider:
             return Run(reason="outputs-mismatch", identity=identity)
         reason = await self._check(step, entry)
         if reason:
-            return Run(reason=reason, identity=identity)
+            gone = entry.id if reason == "outputs-gone" else None
+            return Run(reason=reason, identity=identity, gone=gone)
         if is_audited(step.pod_uid or step.execution, self._rules.audit_rate):
             return Run(reason="audit", identity=identity, audits=entry.id)
         return Reuse(step=step, entry=entry, outputs=outputs)
@@ -209,7 +222,6 @@ class Decider:
             *(self._look(a, artifacts, step.namespace) for a in entry.outputs.artifacts)
         )
         if "outputs-gone" in found:
-            await self._entries.retire(entry.id, "outputs-gone")
             return "outputs-gone"
         return "outputs-unchecked" if "outputs-unchecked" in found else None
 

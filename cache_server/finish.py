@@ -69,7 +69,9 @@ async def marked_result(client: Client, step: Step) -> Mapping[str, Any] | None:
 
 
 async def go_forward(client: Client, pod: Pod, result: Mapping[str, Any]) -> bool:
-    """Finish a Pod whose WorkflowTaskResult is ours; True if it is finished, False if it is gone.
+    """Finish a Pod whose WorkflowTaskResult is ours; True if it is finished, be it by another process.
+
+    False if it is gone, or was released.
 
     Tries for a minute, whatever stands in the way, and raises the last ApiError then. Whoever looks at
     the Pod next goes on from here: this leader, the next one, a sweeper or the janitor.
@@ -79,7 +81,7 @@ async def go_forward(client: Client, pod: Pod, result: Mapping[str, Any]) -> boo
     while True:
         try:
             if not is_held(pod):
-                return True
+                return (pod["metadata"].get("labels") or {}).get(names.STEP_LABEL) == names.REUSED
             await _finish_once(client, pod, result)
             return True
         except NotFound:

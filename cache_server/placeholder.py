@@ -82,7 +82,7 @@ def placeholders(
         except Unkeyable as error:
             return _runs(step, known, Run(reason=error.reason), {})
         key = base.digest
-        decision = await decide(step, known, base)
+        decision = await decide(step, known, base, dry_run=bool(request.dryRun))
         if isinstance(decision, Reuse):
             return _reused(
                 decision, known, key, seal(policy.secret, step, _what(key, decision), int(now)), rules
@@ -94,10 +94,12 @@ def placeholders(
         marks = {names.KEY: key, names.SEAL: seal(policy.secret, step, key, int(now))}
         return _runs(step, known, decision, marks)
 
-    async def decide(step: Step, known: str | None, base: Key) -> Reuse | Run:
+    async def decide(step: Step, known: str | None, base: Key, *, dry_run: bool) -> Reuse | Run:
         if step.annotations.get(names.BYPASS) == "true":
             return Run(reason="bypass")
-        decision = await decider.look_up(step, timeout=rules.timeout, fingerprint=known, base=base)
+        decision = await decider.look_up(
+            step, timeout=rules.timeout, fingerprint=known, base=base, dry_run=dry_run
+        )
         obstacle = _obstacle(decision, can_complete) if isinstance(decision, Reuse) else None
         return Run(reason=obstacle) if obstacle else decision
 

@@ -19,6 +19,8 @@ from cache_server.settings import PLACEHOLDER, Settings
 from cache_server.webhook import Judge, build_webhook, holding
 from memopod.kube import Client
 
+_DRAIN_SECONDS = 10.0
+"""For requests under way when the server stops: the API server waits for less."""
 _YOUNG_OBJECTS = 20_000
 """Objects made between two looks of the collector at the young ones. A review makes a thousand, and none of
 them is in a cycle: Python's default of 700 looks once or twice in each request, for nothing."""
@@ -55,7 +57,9 @@ async def listen(
     """
     if settings.client_ca:
         require_clients(context, settings.client_ca)
-    runner = web.AppRunner(build_webhook(judge, settings.client_names), access_log=None)
+    runner = web.AppRunner(
+        build_webhook(judge, settings.client_names), access_log=None, shutdown_timeout=_DRAIN_SECONDS
+    )
     await runner.setup()
     site = web.TCPSite(
         runner, settings.listen_host, port, ssl_context=context, reuse_port=settings.processes > 1

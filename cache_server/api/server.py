@@ -23,6 +23,7 @@ from memopod.steps.staleness import parse_duration
 
 _log = structlog.get_logger()
 _REQUEST_SECONDS = 30.0
+_DRAIN_SECONDS = 5.0
 _LARGEST_BODY = 64 * 1024
 _MOST_ENTRIES = 500
 _MOST_DAYS = 400
@@ -85,7 +86,7 @@ class EntriesApi:
 
     async def start(self, host: str, port: int, context: ssl.SSLContext) -> int:
         """Listen, over TLS only, and return the port (a free one is chosen for 0)."""
-        self._runner = web.AppRunner(self.app(), access_log=None)
+        self._runner = web.AppRunner(self.app(), access_log=None, shutdown_timeout=_DRAIN_SECONDS)
         await self._runner.setup()
         await web.TCPSite(self._runner, host, port, ssl_context=context).start()
         return int(self._runner.addresses[0][1])

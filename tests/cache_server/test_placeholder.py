@@ -35,12 +35,12 @@ class Placeholders:
     def count(self, **counted):
         self.counted.append(counted)
 
-    async def judge(self, pod):
+    async def judge(self, pod, *, dry_run=False):
         rules = PlaceholderRules(image="busybox", keeps_node_restrictions=False, timeout=self.timeout)
         judge = placeholders(POLICY, self.parts.decider, lambda: self.completes, rules, count=self.count)
         request = AdmissionRequest(
             uid="1", resource=Resource("", "v1", "pods"), namespace=NAMESPACE, userInfo=User(CREATOR),
-            object=msgspec.Raw(msgspec.json.encode(pod)),
+            object=msgspec.Raw(msgspec.json.encode(pod)), dryRun=dry_run,
         )  # fmt: skip
         return await judge(request)
 
@@ -113,6 +113,22 @@ async def test_the_second_run_is_swapped_and_gets_the_result_that_argo_waits_for
     assert [
         event["reason"] for event in events if event["involvedObject"]["uid"] == pod["metadata"]["uid"]
     ] == ["Reused"]
+
+
+async def test_a_dry_run_takes_no_entry_back_and_counts_nothing(mode, monkeypatch):
+    entry = await mode.recorded()
+    pod = mode.cluster.pod_of(await mode.cluster.workflow())
+    mode.counted.clear()
+
+    async def gone(_step, _entry):
+        return "outputs-gone"
+
+    monkeypatch.setattr(mode.parts.decider, "_check", gone)
+    assert (await mode.judge(pod, dry_run=True)).reason == "outputs-gone"
+    assert await mode.parts.entries.get(entry.id) is not None
+    assert mode.counted == []
+    assert (await mode.judge(pod)).reason == "outputs-gone"
+    assert await mode.parts.entries.get(entry.id) is None
 
 
 async def test_a_placeholder_is_never_recorded_as_a_run(mode):
