@@ -8,7 +8,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,8 +57,10 @@ class DatabaseServer:
         pid = self.process.pid
         # PostgreSQL serves each connection by a child.
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        for each in (pid, *map(int, children)):
-            os.kill(each, number)
+        os.kill(pid, number)
+        for child in map(int, children):
+            with suppress(ProcessLookupError):  # its connection was closed meanwhile
+                os.kill(child, number)
 
     def crash(self):
         # PostgreSQL ends at once on SIGQUIT, its children too; SIGKILL would leave them.

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import structlog
 from typer.testing import CliRunner
 
 from cache_server.api import EntriesApi, TokenFile
@@ -16,7 +17,7 @@ from cache_server.certificates import server_context
 from cache_server.entries import Entry, open_entries, open_layered
 from cache_server.entries.catalog import Catalog
 from cache_server.entries.counts import Counts
-from memopod.cli.cache import app
+from memopod.cli import app
 from memopod.sandbox.certificates import prepare_state
 from memopod.steps import Outputs
 
@@ -87,9 +88,11 @@ async def where(request, url, tls, tmp_path):
 @pytest.fixture
 def memopod():
     def run(*arguments, **options):
-        return CliRunner().invoke(app, arguments, **options)
+        return CliRunner().invoke(app, ["cache", *arguments], **options)
 
-    return lambda *arguments, **options: asyncio.to_thread(run, *arguments, **options)
+    before = structlog.get_config()
+    yield lambda *arguments, **options: asyncio.to_thread(run, *arguments, **options)
+    structlog.configure(**before)
 
 
 @pytest.fixture

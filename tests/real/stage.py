@@ -127,6 +127,7 @@ async def staged(plane, folder, postgresql, redis, *flags, hold=HOLD_SECONDS):
         await (await session.put(bucket)).read()
         certificate = copied(plane, folder)
         server = await cluster.cache_server(
+            "--artifact-memory", 0,  # each decision asks the object store
             "--hold-timeout", hold, "--late-margin", 2, "--decision-timeout", 2, "--settle-time", 0.1,
             "--redis", f"redis://127.0.0.1:{redis.port}/0",
             "--object-store", f"{ENDPOINT}/{BUCKET}=s3://{BUCKET}?endpoint={store.url}&region=us-east-1",
