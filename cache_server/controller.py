@@ -44,8 +44,6 @@ it sent has been answered or cut off by then."""
 _UNKNOWN_PAUSE = 0.5
 _EVENTS_AT_ONCE = 4
 """Few: nothing waits for an Event, and a Pod that waits for its status should not wait behind them."""
-_EVENTS_WAITING = 1000
-"""More than that are left out: where Events take long, nobody is told of each."""
 _MAYBE_WRITTEN = (409, 429)
 """Client errors after which the object may be there, or may be created in a moment."""
 
@@ -86,7 +84,7 @@ class Controller:
         self._jobs = Jobs(concurrency, on_end=self._see_again)
         self._finishing = asyncio.Semaphore(concurrency)
         """Bounds writes, so that those of the Lease find a connection."""
-        self._events = Jobs(_EVENTS_AT_ONCE)
+        self._telling = asyncio.Semaphore(_EVENTS_AT_ONCE)
         self._progress = Progress()
         self._latest: dict[str, Pod] = {}
         self._done: dict[str, str] = {}
@@ -142,9 +140,7 @@ class Controller:
 
     async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 (bounds a set of tasks)
         """Let decisions under way end; those that take longer are cancelled, and others go on."""
-        end = asyncio.get_running_loop().time() + timeout
         await self._jobs.drain(timeout)
-        await self._events.drain(max(0.0, end - asyncio.get_running_loop().time()))
 
     def _see_again(self, uid: str) -> None:
         if uid in self._latest:
@@ -225,12 +221,11 @@ class Controller:
         except ApiError:
             self._executions.not_joined(pod)
             raise
-        if not waits:
-            self._executions.not_joined(pod)
-        self._consider_all(others)
         if waits:
             _log.info("waits", pod=pod["metadata"]["name"], for_=choice.name)
-            self._tell(pod, "Waiting", f"waits for {choice.name}, which runs the identical step")
+        else:
+            self._executions.not_joined(pod)
+        self._consider_all(others)
         return True
 
     async def _renew(self, pod: Pod) -> None:
@@ -264,11 +259,14 @@ class Controller:
             _DECISIONS.labels(names.RUN, decision.reason).inc()
             self._counted(pod, decision.reason)
             _log.info("released", pod=pod["metadata"]["name"], reason=decision.reason)
+            if decision.reason in REFUSALS:
+                await emit(
+                    self._client, dict(pod), reason="NotReused", component="memopod",
+                    message=f"runs, though an entry has its key: {SENTENCES[decision.reason]}",
+                )  # fmt: skip
         else:
             self._executions.not_released(pod["metadata"]["uid"])
         self._consider_all(others)
-        if released and decision.reason in REFUSALS:
-            self._tell(pod, "NotReused", f"runs, though an entry has its key: {SENTENCES[decision.reason]}")
 
     async def _reuse(self, pod: Pod, decision: Reuse) -> None:
         if not self._leads():
@@ -330,8 +328,6 @@ class Controller:
             await asyncio.sleep(_UNKNOWN_PAUSE)
 
     async def _forward(self, pod: Pod, result: Mapping[str, Any]) -> None:
-        # One that cannot be finished is tried for long, and must not keep others from being decided for.
-        self._jobs.leave_slot()
         self._consider_all(self._executions.reused(pod))
         async with self._finishing:
             if not await go_forward(self._client, pod, result):
@@ -341,22 +337,15 @@ class Controller:
         _DECISIONS.labels(names.REUSE, "hit").inc()
         self._counted(pod, "hit", entry)
         _log.info("reused", pod=pod["metadata"]["name"], entry=entry, source=source)
-        self._tell(pod, "Reused", f"finished with the outputs of {source}; no container ran")
+        async with self._telling:
+            await emit(
+                self._client, dict(pod), reason="Reused", component="memopod",
+                message=f"finished with the outputs of {source}; no container ran",
+            )  # fmt: skip
         try:
             await self._entries.used(entry, datetime.now(UTC))
         except EntriesUnavailable as error:
             _log.warning("a use was not counted", entry=entry, cause=str(error))
-
-    def _tell(self, pod: Pod, reason: str, message: str) -> None:
-        """Emit an Event, some time soon: a server that is slow with those holds no decision up."""
-        key = f"{pod['metadata']['uid']}/{reason}"
-        if key in self._events or len(self._events) >= _EVENTS_WAITING:
-            return
-        about = {**pod, "spec": {}, "status": {}}
-        self._events.start(
-            key, f"tell:{pod['metadata']['name']}",
-            lambda: emit(self._client, about, reason=reason, component="memopod", message=message),
-        )  # fmt: skip
 
     def _counted(self, pod: Pod, reason: str, entry: str = "") -> None:
         try:

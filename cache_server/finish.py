@@ -69,9 +69,7 @@ async def marked_result(client: Client, step: Step) -> Mapping[str, Any] | None:
 
 
 async def go_forward(client: Client, pod: Pod, result: Mapping[str, Any]) -> bool:
-    """Finish a Pod whose WorkflowTaskResult is ours; True if it is finished, be it by another process.
-
-    False if it is gone, or was released.
+    """Finish a Pod whose WorkflowTaskResult is ours; True if it is finished, False if it is gone.
 
     Tries for a minute, whatever stands in the way, and raises the last ApiError then. Whoever looks at
     the Pod next goes on from here: this leader, the next one, a sweeper or the janitor.
@@ -81,7 +79,7 @@ async def go_forward(client: Client, pod: Pod, result: Mapping[str, Any]) -> boo
     while True:
         try:
             if not is_held(pod):
-                return (pod["metadata"].get("labels") or {}).get(names.STEP_LABEL) == names.REUSED
+                return True
             await _finish_once(client, pod, result)
             return True
         except NotFound:

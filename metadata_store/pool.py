@@ -27,9 +27,10 @@ from metadata_store.rpcs import LISTS, RELATIVES, writes
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 _CHECK_SECONDS = 5.0
 _AHEAD = 4
-_TRIES = 3
-"""How many workers a read may be given to. Workers that are killed together can each take it along
-before the server hears of their end; a read that kills its worker must not kill them all for ever."""
+_TRIES = 6
+"""How many workers a read may be given to: more than there are by default, since those that are killed
+together can each take it along before the server hears of their end. A read that kills its worker must
+not kill one after the other for ever."""
 
 
 HEAVY: frozenset[str] = LISTS | RELATIVES.keys() | {"GetLineageSubgraph", "PutLineageSubgraph"}

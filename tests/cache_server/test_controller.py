@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from cache_server.finish import is_held, release
+from cache_server.finish import is_held
 from cache_server.sweeper import Sweeper, is_claimed
 from memopod.kube import (
     CONFIG_MAPS,
@@ -710,81 +710,6 @@ async def test_a_failing_server_is_not_asked_without_a_pause(cluster, parts):
     await parts.controller.drain(10.0)
     assert is_held(await cluster.get(pod)), "left to the sweeper: nobody knows whether it was written"
     assert cluster.client.writes.count("create workflowtaskresults") < 12
-
-
-async def test_pods_that_cannot_be_finished_keep_no_other_from_being_decided_for(cluster, parts):
-    await parts.entry(OUTPUTS)
-    met = asyncio.Event()
-
-    async def refuse(write, call):
-        if write == "patch status pods":
-            met.set()
-            raise Forbidden("never", status=403, reason="Forbidden")
-        return await call()
-
-    # As another leader left them: their results are written.
-    stuck = [await cluster.held_pod(node=str(n)) for n in range(parts.concurrency)]
-    for pod in stuck:
-        await cluster.report(pod, OUTPUTS, **{names.ENTRY: "an-entry"})
-    cluster.client.fault = refuse
-    for pod in stuck:
-        parts.controller.see(pod)
-    await asyncio.wait_for(met.wait(), 30)
-    await decided_without_a_drain(cluster, parts, await new_pod(cluster))
-    assert all([is_held(await cluster.get(pod)) for pod in stuck])
-    await parts.controller.drain(0.0)
-    parts.again()
-
-
-async def test_events_that_nobody_takes_hold_no_decision_up(cluster, parts, monkeypatch):
-    await parts.entry(OUTPUTS, finished=datetime.now(UTC) - timedelta(hours=1))
-    asked = []
-
-    async def never(client, pod, **told):
-        asked.append(told["reason"])
-        await asyncio.Event().wait()
-
-    monkeypatch.setattr("cache_server.controller.emit", never)
-
-    def limited(pod):
-        pod["metadata"]["annotations"][names.MAX_STALENESS] = "PT1S"
-
-    for n in range(parts.concurrency + 1):
-        await decided_without_a_drain(cluster, parts, await cluster.held_pod(node=str(n), change=limited))
-    assert set(asked) == {"NotReused"}
-    await parts.controller.drain(0.0)
-    parts.again()
-
-
-async def new_pod(cluster):
-    def salted(pod):
-        pod["metadata"]["annotations"][names.SALT] = "new"
-
-    return await cluster.held_pod(change=salted)
-
-
-async def decided_without_a_drain(cluster, parts, pod):
-    parts.controller.see(pod)
-    async with asyncio.timeout(30):
-        while is_held(await cluster.get(pod)):  # noqa: ASYNC110 (polls a server)
-            await asyncio.sleep(0.02)
-
-
-async def test_a_pod_that_somebody_released_meanwhile_is_not_told_to_be_reused(cluster, parts):
-    await parts.entry(OUTPUTS)
-    pod = await cluster.held_pod()
-
-    async def fault(write, call):
-        if write == "patch status pods":
-            cluster.client.fault = None
-            assert await release(cluster.client, pod, reason="by-hand")
-        return await call()
-
-    cluster.client.fault = fault
-    parts.counted.clear()
-    released = await parts.decide(pod)
-    assert marks(released) == ("run", "by-hand")
-    assert parts.counted == []
 
 
 async def test_a_refused_status_is_tried_again_and_never_released(cluster, parts):
