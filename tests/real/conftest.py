@@ -13,7 +13,7 @@ from memopod.sandbox.control_plane import find_programs
 from memopod.sandbox.errors import SandboxError
 from tests.conftest import unavailable
 from tests.real.argo import Argo
-from tests.real.cluster import Cluster
+from tests.real.cluster import Cluster, until
 from tests.real.kubelet import Kubelet
 from tests.real.plane import start, wait_ready
 from tests.real.proxy import before_api_server
@@ -35,6 +35,21 @@ def plane(tmp_path_factory):
         if not place.exists():
             place.write_text(str(start(session, shared / "control-plane.log")))
     return wait_ready(Path(place.read_text()), shared / "control-plane.log")
+
+
+@pytest.fixture(autouse=True)
+async def no_connection_left():
+    """Ends last in each test: what is open then would be collected, and complained of, in another.
+
+    A connection that speaks TLS, or that a server was still accepting, ends some turns of the loop after
+    whoever had it; aiohttp tells nobody when. The loop itself knows which there are.
+    """
+    yield
+    transports = asyncio.get_running_loop()._transports
+    await until(
+        lambda: all(transport._sock is None for transport in transports.values()),
+        "all connections have ended", limit=10,
+    )  # fmt: skip
 
 
 @pytest.fixture
@@ -78,8 +93,6 @@ async def play(cluster, admin):
             return argo, node
 
         yield start
-        # What the doubles still do belongs to no test.
-        await asyncio.sleep(0)
 
 
 @pytest.fixture

@@ -135,8 +135,6 @@ class Proxy:
                 yield proxy
             finally:
                 await runner.cleanup()
-        # Connections that were cut, or speak TLS, end some turns of the loop later.
-        await asyncio.sleep(0.1)
 
     def rule(self, matches, act, *, times=None):
         """Act on requests for which `matches(request)` is true; the newest rule counts first."""
