@@ -51,8 +51,8 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         Client.from_kubeconfig(settings.kubeconfig or None, user_agent="memopod-writer") as client,
         StoreClient(settings.store, timeout=settings.store_timeout) as store,
     ):
-        probe, recorder = StoreProbe(store), Recorder(store)
         shards = Shards(settings.shards)
+        probe, recorder = StoreProbe(store), Recorder(store, shards.leads)
         helping = [probe.run(), Unresolved(store, recorder, shards).run(probe.up)]
         events = _openlineage(settings.openlineage)
         if events is not None:

@@ -10,6 +10,13 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
+from memopod.kube import ApiError
+from memopod.mlmd import StoreError
+from metadata_writer.observer import TemplateGone, TemplateUnreadable
+
+FORESEEN: Final = (ApiError, StoreError, TemplateGone, TemplateUnreadable)
+"""Errors whose text names requests and objects, and no value."""
+
 K = TypeVar("K", bound=Hashable)
 
 _FIRST_DELAY: Final = 0.25
@@ -66,7 +73,7 @@ class Attempts(Generic[K]):
         if not attempt.failures:
             attempt.since = time.time()
         attempt.failures = max(attempt.failures + 1, _QUARANTINE if hopeless else 0)
-        attempt.error = f"{type(error).__name__}: {error}"
+        attempt.error = said(error)
         delay = _delay(attempt.failures, _LONGEST_FAILURE)
         attempt.next_at = time.time() + delay
         return delay, attempt.quarantined and not before
@@ -88,6 +95,16 @@ class Attempts(Generic[K]):
         """The newest failure of a step that is still failing."""
         failing = [attempt for attempt in self._attempts.values() if attempt.failures]
         return max(failing, key=lambda attempt: attempt.next_at, default=None)
+
+
+def said(error: Exception) -> str:
+    """What people are told of an error: of one that nobody foresaw only its kind, as its text may hold
+    values of a step.
+    """
+    kind = type(error).__name__
+    if isinstance(error, FORESEEN):
+        return f"{kind}: {error}"
+    return f"{kind}: not foreseen; the log says where, and please report it"
 
 
 def as_json(attempt: Attempt) -> dict[str, Any]:

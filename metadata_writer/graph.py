@@ -7,7 +7,8 @@ state outranks an earlier one, a Pod outranks the Workflow's word, and nothing i
 
 The store cannot compare and swap either: an execution that is put replaces what another writer may
 have put since it was read. So a step that has not ended is put once, as new, and then left alone but
-for events, which only ever add: no writer, however far behind, takes a finished step back.
+for events, which only ever add. One that has ended is changed property by property, and its state only
+to a later one: no writer, however far behind, takes a finished step back.
 """
 
 import json
@@ -64,13 +65,14 @@ class Known:
 class Plan:
     """What the store lacks of one step: MLMD messages, one of `artifacts` for each of `events`.
 
-    `execution` is None where it stays as it is under `execution_id`. `known` are the events that are
-    there, and `before` the state. `unresolved` are the names of artifacts that the store does not know
-    (yet).
+    `execution` is None where it stays as it is under `execution_id`; of one that has ended only the
+    `fields` are put, named as in MLMD's update masks. `known` are the events that are there, and `before`
+    the state. `unresolved` are the names of artifacts that the store does not know (yet).
     """
 
     execution: Any | None
     execution_id: int
+    fields: tuple[str, ...] = ()
     artifacts: Sequence[Any]
     events: Sequence[Any]
     known: Sequence[Any] = ()
@@ -81,6 +83,11 @@ class Plan:
     def complete(self) -> bool:
         """Whether the store has everything already."""
         return self.execution is None and not self.events
+
+    @property
+    def as_a_whole(self) -> Any | None:
+        """The execution that goes with its events into one put, None where that is not to be put so."""
+        return None if self.fields else self.execution
 
 
 def awaits_source(record: StepRecord, known: Known) -> bool:
@@ -163,6 +170,7 @@ def plan(record: StepRecord, known: Known, types: TypeIds) -> Plan:
     return Plan(
         execution=execution,
         execution_id=known.execution.id if known.execution is not None else 0,
+        fields=_changed(execution, known.execution) if stored is not None and stored.finished else (),
         artifacts=edges.artifacts,
         events=edges.events,
         known=known.events,
@@ -177,9 +185,9 @@ def join(plans: Iterable[Plan], contexts: Iterable[Any]) -> Any:
     at: dict[str | int, int] = {}
     for one in plans:
         execution_index = None
-        if one.execution is not None:
+        if one.as_a_whole is not None:
             execution_index = len(request.executions)
-            request.executions.append(one.execution)
+            request.executions.append(one.as_a_whole)
         for artifact, event in zip(one.artifacts, one.events, strict=True):
             index = at.setdefault(artifact.id or artifact.external_id, len(request.artifacts))
             if index == len(request.artifacts):
@@ -192,6 +200,21 @@ def join(plans: Iterable[Plan], contexts: Iterable[Any]) -> Any:
     request.options.reuse_context_if_already_exist = True
     request.options.reuse_artifact_if_already_exist_by_external_id = True
     return request
+
+
+def changes(plans: Iterable[Plan]) -> Iterator[Any]:
+    """A PutExecutions for each set of fields that change of executions that have ended.
+
+    The whole execution is in it: a store from before update masks puts that.
+    """
+    by_fields: dict[tuple[str, ...], list[Any]] = {}
+    for one in plans:
+        if one.fields:
+            by_fields.setdefault(one.fields, []).append(one.execution)
+    for fields, executions in by_fields.items():
+        request = service.PutExecutionsRequest(executions=executions)
+        request.update_mask.paths.extend(fields)
+        yield request
 
 
 @dataclass(slots=True)
@@ -213,7 +236,7 @@ def put_ids(plans: Iterable[Plan], request: Any, answer: Any) -> Iterator[Ids]:
     """The ids of each plan that `request` joined, given the store's answer to it."""
     executions, edges = iter(answer.execution_ids), iter(request.event_edges)
     for one in plans:
-        ids = Ids(one.execution_id if one.execution is None else next(executions), {}, {})
+        ids = Ids(one.execution_id if one.as_a_whole is None else next(executions), {}, {})
         for event in one.known:
             ids.add(event, event.artifact_id)
         for event in one.events:
@@ -333,6 +356,26 @@ def _execution(record: StepRecord, known: Known, types: TypeIds, state: State) -
     if state is State.CACHED and known.source is not None and (named or _CACHED_ID not in custom):
         custom[_CACHED_ID].int_value = known.source.id
     return execution
+
+
+def _changed(execution: Any | None, stored: Any) -> tuple[str, ...]:
+    """The fields in which an execution differs from what is stored, as an update mask names them.
+
+    None for one whose pipeline became known: only a whole one is associated with a context.
+    """
+    if execution is None or ("pipeline" in execution.custom_properties) != (
+        "pipeline" in stored.custom_properties
+    ):
+        return ()
+    fields = [] if execution.last_known_state == stored.last_known_state else ["last_known_state"]
+    for kind in ("properties", "custom_properties"):
+        new, old = getattr(execution, kind), getattr(stored, kind)
+        fields += [
+            f"{kind}.{name}"
+            for name in sorted({*new, *old})
+            if (name in new) != (name in old) or new[name] != old[name]
+        ]
+    return tuple(fields)
 
 
 def _state(execution: Any | None) -> State | None:

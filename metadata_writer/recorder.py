@@ -8,7 +8,7 @@ again. Many steps share the questions; one that the store refuses spoils it for 
 import asyncio
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -23,6 +23,7 @@ from metadata_writer.graph import (
     Known,
     Plan,
     awaits_source,
+    changes,
     event_names,
     join,
     maker_of,
@@ -66,6 +67,7 @@ class Outcome:
 
     `written`: the store did not have it all. `unresolved`: names of artifacts that the store does
     not know. `awaits_source`: nothing was written, since the run that the step reuses is not there.
+    `not_ours`: nothing was written, since another replica writes this namespace by now.
     `ids` and `context_id` are the store's, None and 0 where nothing was written; `before` is the state
     that it had, None for a step that it did not know.
     """
@@ -73,6 +75,7 @@ class Outcome:
     written: bool
     unresolved: tuple[str, ...] = ()
     awaits_source: bool = False
+    not_ours: bool = False
     before: State | None = None
     ids: Ids | None = None
     context_id: int = 0
@@ -116,10 +119,14 @@ class _Lore:
 
 
 class Recorder:
-    """Records steps; any number of tasks may share one, and any number of processes one store."""
+    """Records steps; any number of tasks may share one, and any number of processes one store.
 
-    def __init__(self, store: StoreClient) -> None:
+    `leads` says whether a namespace is this process's to write, and is asked before each put.
+    """
+
+    def __init__(self, store: StoreClient, leads: Callable[[str], bool] = lambda _: True) -> None:
         self._store = store
+        self._leads = leads
         self._types = TypeRegistry(store)
         self._runs = RunRegistry(store)
         self._slots = asyncio.Semaphore(_RUNS_AT_ONCE)
@@ -209,8 +216,12 @@ class Recorder:
             contexts.append(mlmd.Context(type_id=types.pipeline, name=run.pipeline))
         request = join(plans.values(), contexts)
         answer = service.PutLineageSubgraphResponse()
-        if any(not one.complete for one in plans.values()):
+        if not self._leads(run.namespace):
+            return {wish.record.external_id: Outcome(written=False, not_ours=True) for wish in wishes}
+        if request.executions or request.event_edges:
             answer = await self._store.call("PutLineageSubgraph", request)
+        for change in changes(plans.values()):
+            await self._store.call("PutExecutions", change)
         for (name, one), ids in zip(plans.items(), put_ids(plans.values(), request, answer), strict=True):
             results[name] = Outcome(
                 written=not one.complete,

@@ -7,6 +7,7 @@ wait for it, a step that fails by itself waits alone, for longer each time.
 
 import asyncio
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ import structlog
 from memopod.kube import PODS, ApiError, Client, Conflict, NotFound, emit
 from memopod.mlmd import StoreError, StoreUnavailable
 from metadata_writer import metrics
-from metadata_writer.attempts import Attempts, as_json
+from metadata_writer.attempts import FORESEEN, Attempts, as_json, said
 from metadata_writer.observer import Observation, Observer, TemplateGone, TemplateUnreadable
 from metadata_writer.pod_marks import Marking, marks
 from metadata_writer.recorder import Outcome, Recorder, Wish
@@ -177,7 +178,7 @@ class Writer:
             results = await self._recorder.record_all([Wish(turn.record, turn.patient) for turn in turns])
         except Exception as error:  # noqa: BLE001 (one step that nobody foresaw must not stop the others)
             for turn in turns:
-                await self._put_off(turn.key, error, unforeseen=True)
+                await self._put_off(turn.key, error)
             return
         await self._conclude(turns, results)
 
@@ -200,7 +201,7 @@ class Writer:
             await self._put_off(key, error, hopeless=True)
             return None
         except Exception as error:  # noqa: BLE001 (one step that nobody foresaw must not stop the others)
-            await self._put_off(key, error, unforeseen=True)
+            await self._put_off(key, error)
             return None
         record = seen.record
         if record is None:
@@ -227,6 +228,8 @@ class Writer:
                 self._queue.add(turn.key)
             elif isinstance(result, StoreError):
                 await self._put_off(turn.key, result)
+            elif result.not_ours:
+                self._leads(turn.key)  # it is parked until this replica leads again
             else:
                 marked.append(self._mark_and_go_on(turn, result))
         await asyncio.gather(*marked)
@@ -295,14 +298,7 @@ class Writer:
         )
         self._finish(turn.key, settled=turn.record.state.finished)
 
-    async def _put_off(
-        self,
-        key: StepKey,
-        error: Exception,
-        *,
-        hopeless: bool = False,
-        unforeseen: bool = False,
-    ) -> None:
+    async def _put_off(self, key: StepKey, error: Exception, *, hopeless: bool = False) -> None:
         delay, quarantined = self._attempts.failed(key, error, hopeless=hopeless)
         metrics.RETRIES.labels(reason="error").inc()
         self._queue.add_later(key, delay)
@@ -312,8 +308,9 @@ class Writer:
             else "a step was not recorded; it is tried again",
             step="/".join(key),
             seconds=delay,
-            error=f"{type(error).__name__}: {error}",
-            exc_info=error if unforeseen else None,
+            error=said(error),
+            # Lines of code, without the text of the error.
+            where=None if isinstance(error, FORESEEN) else traceback.format_tb(error.__traceback__),
         )
         if quarantined:
             await self._tell(key, error)
@@ -327,7 +324,7 @@ class Writer:
             self._client,
             sighting.pod,
             reason="NotRecorded",
-            message=f"this step cannot be recorded in the metadata store: {type(error).__name__}: {error}",
+            message=f"this step cannot be recorded in the metadata store: {said(error)}",
             component="memopod-metadata-writer",
             type="Warning",
         )

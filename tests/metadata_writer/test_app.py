@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 from ml_metadata.proto import metadata_store_pb2 as mlmd
 
-from memopod.kube import CONFIG_MAPS, EVENTS, LEASES, PODS, TASK_RESULTS
+from memopod.kube import CONFIG_MAPS, EVENTS, LEASES, PODS, TASK_RESULTS, WORKFLOWS
 from memopod.steps import names
 from tests.chaos.store_proxy import StoreProxy
 
@@ -185,6 +185,30 @@ async def test_a_pod_with_a_broken_template_goes_to_quarantine_and_delays_no_oth
     assert shown.returncode == 1
     assert "quarantine       1" in shown.stdout
     assert "template-unreadable" in shown.stdout
+
+
+async def test_a_step_that_nobody_foresaw_is_told_of_without_its_values(
+    cluster, start_writer, eventually, states
+):
+    writer = start_writer()
+    workflow = await cluster.submit("argo-4.1.2", "parameters")
+    node_id = workflow.execution("make").partition("/")[2]
+    node = workflow.recorded["status"]["nodes"][node_id] | {"inputs": {"parameters": ["hunter2"]}}
+    body = {"status": {"nodes": {node_id: node}}}  # nobody validates a Workflow
+    await cluster.client.patch(WORKFLOWS, workflow.name, body, namespace=cluster.namespace)
+    await workflow.run("make")
+    await workflow.run("use")
+    await eventually(lambda: states() == {workflow.execution("use"): COMPLETE})
+    await eventually(lambda: quarantined(writer) == 1)
+    (event,) = (await cluster.client.list(EVENTS, namespace=cluster.namespace))["items"]
+    assert "AttributeError: not foreseen" in event["message"]
+    assert "reader.py" in writer.log.read_text()
+    for told in (event["message"], writer.ask("/status")[1], writer.log.read_text()):
+        assert "hunter2" not in told
+
+
+def quarantined(writer):
+    return json.loads(writer.ask("/status")[1])["quarantined"]
 
 
 async def test_steps_whose_pods_went_while_nobody_looked_are_closed(

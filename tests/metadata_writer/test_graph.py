@@ -4,7 +4,16 @@ import pytest
 from ml_metadata.proto import metadata_store_pb2 as mlmd
 
 from metadata_writer import graph
-from metadata_writer.graph import Known, TypeIds, awaits_source, join, plan, presumed_source, read_by
+from metadata_writer.graph import (
+    Known,
+    TypeIds,
+    awaits_source,
+    changes,
+    join,
+    plan,
+    presumed_source,
+    read_by,
+)
 from metadata_writer.records import Input, Output, Run, State, StepRecord
 
 RUN = Run("run-1", "pipelines", "uid-1")
@@ -152,8 +161,30 @@ def test_a_presumed_source_overrules_none_that_was_named():
     named.custom_properties["cached_execution_id"].int_value = 9
     known = Known(execution=named, source=mlmd.Execution(id=8), by_uri={"s3://b/out": [artifact(1)]})
     presumed = dataclasses.replace(REUSED, source_execution=None, from_pod=False)
-    (sent,) = request_for(presumed, known).executions
+    sent = plan(presumed, known, TYPES).execution
     assert sent.custom_properties["cached_execution_id"].int_value == 9
+
+
+def test_of_a_step_that_has_ended_only_what_differs_is_put():
+    stored = plan(STEP, Known(), TYPES).execution
+    stored.id, stored.last_known_state = 5, mlmd.Execution.FAILED
+    custom = {**STEP.custom, "finished_at": 30, "output:o": "1"}
+    planned = plan(dataclasses.replace(STEP, custom=custom), Known(execution=stored), TYPES)
+    assert planned.fields == (
+        "last_known_state", "custom_properties.finished_at", "custom_properties.output:o",
+    )  # fmt: skip
+    assert not join([planned], []).executions
+    (change,) = changes([planned])
+    assert tuple(change.update_mask.paths) == planned.fields
+    word = dataclasses.replace(STEP, custom=custom, from_pod=False, state=State.FAILED)
+    assert plan(word, Known(execution=stored), TYPES).fields == ("custom_properties.output:o",)
+
+
+def test_a_step_whose_pipeline_becomes_known_is_put_as_a_whole_for_only_that_associates_it():
+    stored = plan(STEP, Known(), TYPES).execution
+    stored.id = 5
+    known = dataclasses.replace(STEP, run=dataclasses.replace(RUN, pipeline="train"))
+    assert len(request_for(known, Known(execution=stored)).executions) == 1
 
 
 def test_a_step_that_is_stored_as_cached_makes_no_artifacts_whatever_its_workflow_says():

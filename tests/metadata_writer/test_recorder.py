@@ -255,6 +255,15 @@ async def test_a_writer_that_is_behind_takes_no_finished_step_back(client, store
     assert len(store.client.get_events_by_execution_ids([execution.id])) == 2
 
 
+async def test_a_replica_that_leads_no_more_when_it_comes_to_put_puts_nothing(client, store):
+    led = ["elsewhere"]
+    recorder = Recorder(client, lambda namespace: namespace in led)
+    assert (await recorder.record(make())).not_ours
+    assert store.client.get_executions() == []
+    led.append("pipelines")
+    assert (await recorder.record(make())).written
+
+
 def reused(run=None, **fields):
     run = run or Run("run-2", "pipelines", "uid-2")
     fields.setdefault("source_execution", "uid-1/run-1-make")

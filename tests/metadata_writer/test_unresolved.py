@@ -1,3 +1,4 @@
+import asyncio
 import dataclasses
 
 import pytest
@@ -65,3 +66,47 @@ async def test_steps_are_joined_to_what_is_recorded_long_after_them(store, clien
         ]
     )
     assert not (await recorder.record(dataclasses.replace(USE))).written
+
+
+class Meanwhile:
+    """A store in which something else happens between a look and the first put."""
+
+    def __init__(self, client, happens):
+        self._client, self._happens = client, [happens]
+
+    async def call(self, rpc, request, **options):
+        if rpc in ("PutLineageSubgraph", "PutExecutions") and self._happens:
+            await self._happens.pop()()
+        return await self._client.call(rpc, request, **options)
+
+
+@pytest.mark.parametrize("who", ["round", "backfill"])
+async def test_a_round_beside_a_step_that_is_tried_again_does_not_take_its_success_back(store, client, who):
+    await Recorder(client).record(dataclasses.replace(USE, state=State.FAILED))
+    late, seen = asyncio.Event(), asyncio.Event()
+
+    async def overtaken():
+        seen.set()
+        await late.wait()
+
+    # `argo retry` made the Pod anew under the same identity; its record was planned before the artifact came.
+    retried = dataclasses.replace(USE, custom=USE.custom | {"finished_at": 1_764_000_009_000})
+    retry = asyncio.create_task(Recorder(Meanwhile(client, overtaken)).record(retried), name="retry")
+    await seen.wait()
+    await Recorder(client).record(MAKE)
+
+    async def succeed():
+        late.set()
+        await retry
+
+    behind = Meanwhile(client, succeed)
+    if who == "backfill":  # what the Workflow's status said before, as `memopod writer backfill` may bring it
+        await Recorder(behind).record(dataclasses.replace(USE, state=State.FAILED, from_pod=False))
+    else:
+        assert await Unresolved(client, Recorder(behind), Shards(1)).round() == 1
+    (use,) = (e for e in store.client.get_executions() if e.external_id == USE.external_id)
+    assert use.last_known_state == mlmd.Execution.COMPLETE
+    assert use.custom_properties["finished_at"].double_value == 1_764_000_009_000
+    assert use.custom_properties["unresolved_inputs"].string_value == "x"
+    (event,) = store.client.get_events_by_execution_ids([use.id])
+    assert [step.key for step in event.path.steps] == ["model"]
