@@ -44,7 +44,7 @@ def run(context: typer.Context) -> None:
     settings = _settings("run", "Run Envoy in front of the metadata store.", context.args)
     settings = dataclasses.replace(settings, listen_address=settings.listen_address or everywhere())
     try:
-        for port in (settings.listen_port, settings.full_port, settings.status_port):
+        for port in (settings.listen_port, settings.full, settings.status_port):
             if port:
                 check_free(settings.listen_address, port)
     except OSError as error:

@@ -9,6 +9,8 @@ from memopod.proxy.settings import Settings
 EVERYWHERE = "0.0.0.0"  # noqa: S104 (what a service in a Pod listens on)
 """The address of the listeners where none is set: all of IPv4, which every machine has."""
 _CONNECTIONS = 20_000
+_PATTERN_STEPS = 2000
+"""How long a pattern may be as RE2 compiles it: the one of all RPCs is longer than Envoy's default, 100."""
 
 
 def bootstrap(settings: Settings) -> dict[str, Any]:
@@ -20,6 +22,11 @@ def bootstrap(settings: Settings) -> dict[str, Any]:
         socket["mode"] = 0o600
     return {
         "admin": {"address": {"pipe": socket}},
+        "layered_runtime": {
+            "layers": [
+                {"name": "static", "static_layer": {"re2.max_program_size.error_level": _PATTERN_STEPS}}
+            ]
+        },
         "overload_manager": {
             "resource_monitors": [
                 {

@@ -7,7 +7,9 @@ from memopod.proxy import tls
 from memopod.proxy.settings import Endpoint, Settings, endpoint
 
 STORE = "store"
-"""The metadata stores."""
+"""The metadata stores, as the reading port sees them."""
+STORE_FULL = "store-full"
+"""The same, with connections of their own: what readers do to theirs does not reach writers."""
 GUARD = "guard"
 """The metadata guards: reads with a namespace's limits."""
 ADMIN = "admin"
@@ -15,15 +17,18 @@ ADMIN = "admin"
 
 BUFFER_BYTES = 1024 * 1024
 """What Envoy holds of one stream: a client that reads slowly slows its own call, and costs no more."""
-_CONNECTION_WINDOW = 64 * BUFFER_BYTES
-"""All calls to a replica share a connection: it must not be filled by a few that nobody reads."""
+_STREAMS = 32
+"""Calls that share a connection to a replica; further ones open another."""
+_CONNECTION_WINDOW = 2 * _STREAMS * BUFFER_BYTES
+"""More than its calls can fill together: answers that nobody reads never hold up the others."""
 _AT_ONCE = 10_000
 """Calls under way to all replicas: far above what they serve, so the stores say when it is enough."""
 
 
 def clusters(settings: Settings) -> list[dict[str, Any]]:
     """The clusters that the listeners' routes name."""
-    found = [{**_grpc(STORE, settings.stores), **tls.upstream(settings)}]
+    names = [STORE, STORE_FULL] if settings.full else [STORE]
+    found = [{**_grpc(name, settings.stores), **tls.upstream(settings)} for name in names]
     if settings.guard is not None:
         found.append(_grpc(GUARD, [endpoint(settings.guard, "--guard")]))
     found.append(
@@ -100,6 +105,7 @@ def _grpc(name: str, endpoints: Iterable[Endpoint]) -> dict[str, Any]:
                 "@type": f"type.googleapis.com/{options}",
                 "explicit_http_config": {
                     "http2_protocol_options": {
+                        "max_concurrent_streams": _STREAMS,
                         "initial_stream_window_size": BUFFER_BYTES,
                         "initial_connection_window_size": _CONNECTION_WINDOW,
                         # A replica whose machine is gone says nothing: ask.

@@ -5,14 +5,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from memopod.proxy import tls
-from memopod.proxy.clusters import ADMIN, BUFFER_BYTES, GUARD, STORE
+from memopod.proxy.clusters import ADMIN, BUFFER_BYTES, GUARD, STORE, STORE_FULL
+from memopod.proxy.reads import QUICK, READS
 from memopod.proxy.settings import Settings
 
 _Json = dict[str, Any]
 
 _TYPES = "type.googleapis.com/envoy.extensions"
 _SERVICE = "/ml_metadata.MetadataStoreService/"
-_READ = re.escape(_SERVICE) + "Get[A-Za-z]+"
+_NOWHERE = "nowhere"
+"""No cluster, for a route whose calls are all refused: Envoy counts a cluster's grpc-web calls by the names
+of their methods, and anybody can think of new ones without end."""
 _HEALTH = "/grpc.health.v1.Health/"
 _REFLECTION = "/grpc.reflection."
 
@@ -42,6 +45,9 @@ _CORS_HEADERS = (  # Kubeflow's list, and what a guard asks for
 _CORS_EXPOSED = "custom-header-1,grpc-status,grpc-message"
 _CORS_SECONDS = "1728000"
 
+_QUICK_SECONDS = 5
+"""A read of one row takes a store milliseconds; one that waits for longer does not answer at all."""
+
 _HEADERS_KB = 96
 """The store's 16 KB of metadata, and beside it the cookies of whatever signs people in before the UI."""
 
@@ -55,10 +61,8 @@ def listeners(settings: Settings, address: str) -> list[_Json]:
         ),
         _listener("status", address, settings.status_port, _status()),
     ]  # fmt: skip
-    if settings.full_port:
-        full = _listener(
-            "full", address, settings.full_port, _full(settings), tls.downstream(settings, ["h2"])
-        )
+    if settings.full:
+        full = _listener("full", address, settings.full, _full(settings), tls.downstream(settings, ["h2"]))
         found.insert(1, full)
     return found
 
@@ -87,10 +91,10 @@ def _read(settings: Settings) -> _Json:
     # Cookies alone may be more than the store takes, and only a guard has a use for a token.
     removed = ["cookie", *([] if settings.guard else ["authorization"])]
     routes = [
-        {"match": {"safe_regex": {"regex": _READ}}, "route": _route(behind, retried=True)},
+        *_reads(behind),
         {
             "match": {"prefix": "/ml_metadata"},
-            "route": _route(behind),
+            "route": {"cluster": _NOWHERE},
             "typed_per_filter_config": {"envoy.filters.http.rbac": _NOBODY},
         },
         {"match": {"prefix": _HEALTH}, "route": _route(behind)},
@@ -117,15 +121,20 @@ def _read(settings: Settings) -> _Json:
 def _full(settings: Settings) -> _Json:
     """Every RPC, each sent once: whether a write that failed was carried out, only its client can find out.
 
-    HTTP/2 alone and no grpc-web: pages cannot speak to it.
+    HTTP/2 and gRPC's own content type alone: a page can send that only after a preflight, which has no
+    answer here. (Over TLS, browsers speak HTTP/2 too.)
     """
     routes = [
-        {"match": {"safe_regex": {"regex": _READ}}, "route": _route(STORE, retried=True)},
+        *_reads(STORE_FULL),
         *(
-            {"match": {"prefix": prefix}, "route": _route(STORE)}
+            {"match": {"prefix": prefix}, "route": _route(STORE_FULL)}
             for prefix in (_SERVICE, _HEALTH, _REFLECTION)
         ),
     ]
+    for route in routes:
+        route["match"]["headers"] = [
+            {"name": "content-type", "string_match": {"safe_regex": {"regex": r"application/grpc([+;].*)?"}}}
+        ]
     removed = ["cookie", "authorization"]
     host = {"name": "full", "domains": ["*"], "request_headers_to_remove": removed, "routes": routes}
     return _manager(settings, "full", host, [_filter("router", "router.v3.Router")]) | {"codec_type": "HTTP2"}
@@ -163,7 +172,7 @@ def _manager(settings: Settings, name: str, host: _Json, filters: list[_Json]) -
             "initial_stream_window_size": BUFFER_BYTES,
             "initial_connection_window_size": 16 * BUFFER_BYTES,
         },
-        "route_config": {"name": name, "virtual_hosts": [host]},
+        "route_config": {"name": name, "virtual_hosts": [host], "validate_clusters": False},  # see _NOWHERE
         "http_filters": filters,
     }
     if settings.access_log:
@@ -171,28 +180,44 @@ def _manager(settings: Settings, name: str, host: _Json, filters: list[_Json]) -
     return found
 
 
-def _route(cluster: str, *, retried: bool = False) -> _Json:
-    route: _Json = {
+def _reads(cluster: str) -> list[_Json]:
+    """The routes of the known reads; of those that are over at once, an attempt is given up early."""
+    return [
+        {
+            "match": {"safe_regex": {"regex": re.escape(_SERVICE) + f"({'|'.join(names)})"}},
+            "route": _route(cluster) | {"retry_policy": _retries(limit)},
+        }
+        for names, limit in ((sorted(QUICK), _QUICK_SECONDS), (sorted(READS - QUICK), None))
+    ]
+
+
+def _route(cluster: str) -> _Json:
+    return {
         "cluster": cluster,
         "timeout": "0s",  # no limit of Envoy's own: large answers take their time
         "max_stream_duration": {"grpc_timeout_header_max": "0s"},  # the client's grpc-timeout, uncapped
     }
-    if retried:
-        predicate = "retry.host.previous_hosts.v3.PreviousHostsPredicate"
-        route["retry_policy"] = {
-            "retry_on": "connect-failure,refused-stream,reset,unavailable",
-            "num_retries": 3,
-            "retry_back_off": {"base_interval": "0.025s", "max_interval": "0.5s"},
-            "retry_host_predicate": [
-                {
-                    "name": "envoy.retry_host_predicates.previous_hosts",
-                    "typed_config": {"@type": f"{_TYPES}.{predicate}"},
-                }
-            ],
-            # A replica that is gone has the fewest calls under way and is drawn first, again and again.
-            "host_selection_retry_max_attempts": 30,
-        }
-    return route
+
+
+def _retries(seconds: int | None) -> _Json:
+    """Up to three further attempts, each elsewhere. `seconds`: how long one may take, where that is known;
+    a replica that hangs is found out by its connection otherwise (`clusters`), within 15 s.
+    """
+    predicate = "retry.host.previous_hosts.v3.PreviousHostsPredicate"
+    policy: _Json = {
+        "retry_on": "connect-failure,refused-stream,reset,unavailable",
+        "num_retries": 3,
+        "retry_back_off": {"base_interval": "0.025s", "max_interval": "0.5s"},
+        "retry_host_predicate": [
+            {
+                "name": "envoy.retry_host_predicates.previous_hosts",
+                "typed_config": {"@type": f"{_TYPES}.{predicate}"},
+            }
+        ],
+        # A replica that is gone has the fewest calls under way and is drawn first, again and again.
+        "host_selection_retry_max_attempts": 30,
+    }
+    return policy if seconds is None else policy | {"per_try_timeout": f"{seconds}s"}
 
 
 def _filter(name: str, kind: str) -> _Json:

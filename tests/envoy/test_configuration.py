@@ -41,7 +41,8 @@ def test_envoy_accepts_what_is_rendered_and_warns_of_nothing(settings):
 
 
 def test_the_admin_interface_is_a_unix_socket_that_no_other_user_may_open():
-    assert bootstrap(Settings())["admin"]["address"] == {"pipe": {"path": "@memopod-envoy-9090"}}
+    pipe = bootstrap(Settings())["admin"]["address"]["pipe"]
+    assert pipe == {"path": "/tmp/memopod-envoy-9090.sock", "mode": 0o600}
     pipe = bootstrap(Settings(admin_socket="/run/admin"))["admin"]["address"]["pipe"]
     assert pipe == {"path": "/run/admin", "mode": 0o600}
 
@@ -70,6 +71,13 @@ def test_the_admin_interface_is_a_unix_socket_that_no_other_user_may_open():
 def test_a_setting_that_cannot_be_is_refused_by_its_flags_name(values, message):
     with pytest.raises(ValueError, match=message):
         Settings(**values)
+
+
+def test_the_full_port_is_there_by_default_but_not_beside_a_guard():
+    assert Settings().full == 9091
+    assert Settings(guard="guard:8081").full == 0
+    assert Settings(guard="guard:8081", full_port=9092).full == 9092
+    assert Settings(full_port=0).full == 0
 
 
 def test_an_ipv6_address_is_given_in_brackets():

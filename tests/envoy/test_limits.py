@@ -1,6 +1,7 @@
 """What clients that are slow or demanding can do, and cannot."""
 
 import asyncio
+import contextlib
 import json
 
 import grpc
@@ -97,6 +98,64 @@ async def test_a_client_that_does_not_read_costs_little_and_delays_nobody(start_
                     while rest < len(large):
                         rest += len(await reader.read(MEGABYTE))
                 writer.close()
+
+
+async def paused(envoy):
+    """How many answers Envoy has ceased to read, since their clients read nothing."""
+    name = "cluster.store.upstream_flow_control_paused_reading_total"
+    return int((await envoy.admin(f"/stats?filter=^{name}$")).rpartition(" ")[2])
+
+
+async def test_a_hundred_answers_that_nobody_reads_leave_room_for_those_that_are_read(
+    start_envoy, grpc_server, web_of
+):
+    large, unread = [b"x" * MEGABYTE] * 100, 100
+
+    async def list_all(request, context):
+        for part in large:
+            yield part
+
+    async def light(request, context):
+        return b"small"
+
+    handlers = {"GetContexts": list_all, "GetContextType": light, "PutContexts": light}
+    async with grpc_server(handlers) as port, contextlib.AsyncExitStack() as stack:
+        envoy = await asyncio.to_thread(
+            start_envoy, f"127.0.0.1:{port}", flags=["--log-level=error"], threads=1
+        )
+        head = f"POST {SERVICE}/GetContexts HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n"
+        head += "Content-Type: application/grpc-web+proto\r\nX-Grpc-Web: 1\r\n\r\n"
+        for _ in range(unread):
+            reader, writer = await asyncio.open_connection("127.0.0.1", envoy.port, limit=1024)
+            stack.callback(writer.close)
+            writer.write(head.encode() + b"\0\0\0\0\0")
+            async with asyncio.timeout(30):
+                assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+        async with asyncio.timeout(60):
+            while await paused(envoy) < 60:
+                pass  # it has asked
+        async with web_of(envoy) as web, asyncio.timeout(30):
+            for _ in range(20):
+                _, _, got = await web.post("GetContextType")
+                assert web.frames(got)[0] == (0, b"small")
+        async with grpc.aio.insecure_channel(envoy.full_address) as channel:
+            assert await channel.unary_unary(f"{SERVICE}/PutContexts")(b"", timeout=20) == b"small"
+
+
+async def test_names_that_are_no_rpcs_leave_nothing_behind(envoy, web):
+    def names(stats):
+        return {line.partition(":")[0] for line in stats.splitlines()}
+
+    for rpc in ("GetContextType", "PutContexts", "GetNothing"):
+        await web.post(rpc)
+    before = names(await envoy.admin("/stats"))
+    assert any(".GetContextType." in name for name in before)
+    for letter in "abcdefgh":
+        for rpc in (f"Get{letter}", f"Put{letter}", f"{letter}/Get"):
+            await web.post(rpc)
+            async with web.session.post(f"{envoy.url}/ml_metadata{letter}.Other/Get", data=b"") as answer:
+                await answer.read()
+    assert names(await envoy.admin("/stats")) == before
 
 
 async def allocated(envoy):

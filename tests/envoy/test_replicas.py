@@ -64,7 +64,7 @@ async def test_readers_see_nothing_of_a_replica_that_is_killed(start_envoy, star
         await envoy.healthy(1)
         # Those that found it gone told the others, before its next check.
         assert "ejections_enforced_total: 0" not in await envoy.admin(
-            "/stats?filter=ejections_enforced_total"
+            "/stats?filter=^cluster.store.outlier_detection.ejections_enforced_total"
         )
         stores[1] = await asyncio.to_thread(start_store, database=stores[0].database, port=stores[1].port)
         await envoy.healthy(2)
@@ -96,6 +96,49 @@ async def test_a_read_is_asked_again_and_a_write_never(start_envoy, grpc_server)
                     await call(channel, rpc, b"")
             assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.UNAVAILABLE, "not now")
             assert len(seen) == times
+
+
+async def test_a_quick_read_of_a_replica_that_hangs_is_answered_by_another(start_envoy, grpc_server):
+    asked = []
+
+    async def hang(request, context):
+        asked.append(request)
+        await asyncio.Event().wait()
+
+    async def answer(request, context):
+        return b"here"
+
+    def sooner(config):
+        for route in routes(config):
+            retries = route["route"].get("retry_policy", {})
+            if "GetContextType)" in str(route["match"]) or "GetContextType|" in str(route["match"]):
+                assert retries["per_try_timeout"] == "5s"
+                retries["per_try_timeout"] = "0.3s"
+            else:  # what may take long is not cut off
+                assert "per_try_timeout" not in retries
+
+    async with (
+        grpc_server({"GetContextType": hang}) as hanging,
+        grpc_server({"GetContextType": answer}) as well,
+    ):
+        stores = [f"127.0.0.1:{port}" for port in (hanging, well)]
+        envoy = await asyncio.to_thread(start_envoy, *stores, change=sooner)
+        for address in (envoy.address, envoy.full_address):
+            asked.clear()
+            async with grpc.aio.insecure_channel(address) as channel:
+
+                async def hung(channel=channel):
+                    assert await call(channel, "GetContextType") == b"here"
+                    return asked
+
+                await eventually(hung)
+
+
+def routes(config):
+    for listener in config["static_resources"]["listeners"]:
+        if listener["name"] != "status":
+            (manager,) = listener["filter_chains"][0]["filters"]
+            yield from manager["typed_config"]["route_config"]["virtual_hosts"][0]["routes"]
 
 
 async def test_no_answer_of_a_replica_sends_it_away(start_envoy, grpc_server):

@@ -60,7 +60,7 @@ async def test_a_call_is_one_line_in_the_log_without_what_it_says(start_envoy, m
     seen = {(line["path"].rpartition("/")[2], line["grpc_status"], line["listener"]) for line in lines}
     assert seen == {
         ("GetContextType", "NotFound", "read"),
-        ("GetContext", "Unimplemented", "read"),
+        ("GetContext", "PermissionDenied", "read"),
         ("PutContextType", "PermissionDenied", "read"),
     }
     assert all(line["milliseconds"] >= 0 and line["client"] == "127.0.0.1" for line in lines)
