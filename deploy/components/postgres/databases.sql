@@ -1,0 +1,1 @@
+CREATE DATABASE memopod_metadata OWNER memopod;
