@@ -228,11 +228,13 @@ class Decider:
     async def _look(self, artifact: OutputArtifact, artifacts: Artifacts, namespace: str) -> str | None:
         """Why this output stands in the way of a reuse, None if it does not."""
         unchecked = "outputs-unchecked" if self._rules.check == "require" else None
-        if artifact.etag is None and artifact.digest is None:
-            # Recorded while nobody could ask about it: there is nothing to compare with.
+        # What was recorded while nobody could ask about it, or imported, can be found gone, not unchanged.
+        comparable = artifact.etag is not None or artifact.digest is not None
+        if unchecked and not comparable:
             return unchecked
         try:
             state = await self._checks.describe(artifacts, namespace, artifact.location)
         except ArtifactStoreUnavailable:
             return unchecked
-        return None if unchanged(artifact, state) else "outputs-gone"
+        found = unchanged(artifact, state) if comparable else state is not None
+        return None if found else "outputs-gone"

@@ -1,8 +1,8 @@
 """Entries that were imported from a Kubeflow installation, and how they are found.
 
-They stand in the same table as memopod's own, under a key of another kind: `kubeflow:` and Kubeflow's
-fingerprint of the step (`memopod.steps.kubeflow.fingerprint`), with `key_version` 0. An entry key of
-memopod's is 64 hexadecimal digits and nothing else, so no look-up for a step held by its gate can meet
+They stand in the same table as memopod's own, under a key of another kind: `kubeflow:`, `FORM`, and
+Kubeflow's fingerprint of the step (`memopod.steps.kubeflow.fingerprint`), with `key_version` 0. An entry key
+of memopod's is 64 hexadecimal digits and nothing else, so no look-up for a step held by its gate can meet
 one of them. Only the placeholder mode asks for them, by `find_imported`, after its own key has missed.
 
 Kubeflow's fingerprint leaves out much that decides a step's result: scripts, `envFrom`, `workingDir`, what
@@ -16,17 +16,26 @@ from typing import Any, Final
 from cache_server.entries.entry import Entries, Entry
 from memopod.steps.components import template_components
 from memopod.steps.identity import Identity
-from memopod.steps.key import component_digest
+from memopod.steps.key import KEY_VERSION, component_digest
 
 KEY_VERSION_IMPORTED: Final = 0
 """`Entry.key_version` of an imported entry."""
 
-_PREFIX: Final = "kubeflow:"
+FORM: Final = f"{KEY_VERSION}.1"
+"""What an imported entry's components are digests of, and so with which steps it can be compared: the rules
+of memopod's key, and what is taken of a row (the number to raise when that changes). It is part of the key:
+an entry of another form is never found, and the next import replaces it.
+"""
+
+ANY_FORM: Final = "kubeflow:"
+"""How the key of every imported entry begins."""
+THIS_FORM: Final = f"{ANY_FORM}{FORM}:"
+"""How the key of an imported entry begins that can be found."""
 
 
 def imported_key(fingerprint: str) -> str:
     """The key that an imported entry stands under."""
-    return _PREFIX + fingerprint
+    return THIS_FORM + fingerprint
 
 
 def imported_components(template: Mapping[str, Any]) -> dict[str, str]:

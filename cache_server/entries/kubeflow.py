@@ -1,14 +1,10 @@
-"""Imports the table of Kubeflow's cache server (v1), `execution_caches`, from MySQL or MariaDB.
+"""The table of Kubeflow's cache server (v1), `execution_caches`, in MySQL or MariaDB, and what its rows tell.
 
 The table has a row for each run that was stored, several of one key in older installations: `ID`,
 `ExecutionCacheKey` (the fingerprint; varchar(191), formerly 255), `ExecutionTemplate`,
 `ExecutionOutput` (JSON: the annotation `workflows.argoproj.io/outputs` and the execution's id as texts),
 `MaxCacheStaleness` (seconds, below 0 for no limit), `StartedAtInSec`, `EndedAtInSec` (both the time of the
 insert). Its rows have no namespace: whoever imports chooses one, and vouches for it.
-
-Kubeflow's server reuses the row of a key that started last; of those that started together, the one with the
-highest ID. So does the import, which goes from the highest ID down. What it has done stands in the same
-transaction as what it did: when it is killed, it goes on from there, and does nothing twice.
 
 Left out are rows that could make a step be taken for another: those whose template is no container's
 (Kubeflow's fingerprint of all scripts and resources is the same), whose key is not their template's, and
@@ -19,31 +15,30 @@ import hashlib
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import (
     BigInteger,
     Column,
-    Insert,
     MetaData,
     String,
     Table,
     Text,
     func,
-    insert,
     select,
-    update,
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from cache_server.entries.calls import Database
 from cache_server.entries.databases import create_engine, describe, kind_of, parse_url
-from cache_server.entries.entry import EntriesUnavailable, Entry
-from cache_server.entries.imported import KEY_VERSION_IMPORTED, imported_components, imported_key
-from cache_server.entries.schema import imports
-from cache_server.entries.sql import put_within
+from cache_server.entries.entry import Entry
+from cache_server.entries.imported import (
+    FORM,
+    KEY_VERSION_IMPORTED,
+    imported_components,
+    imported_key,
+)
 from memopod.steps.kubeflow import FingerprintError, fingerprint
 from memopod.steps.outputs import Outputs, declared, read_outputs
 
@@ -76,23 +71,6 @@ class NotImportable(ValueError):
     """A row that is left out; the message is one of the constants above."""
 
 
-@dataclass(slots=True)
-class Progress:
-    """How far an import is: rows of `total` that were looked at, in all calls for these rows; what was
-    imported and left out by this call. `resumed`: an earlier call had begun.
-    """
-
-    total: int
-    looked_at: int = 0
-    imported: int = 0
-    resumed: bool = False
-    left_out: dict[str, int] = field(default_factory=dict)
-
-    def leave_out(self, reason: str) -> None:
-        """Count a row that is not imported."""
-        self.left_out[reason] = self.left_out.get(reason, 0) + 1
-
-
 def read_row(row: Mapping[str, Any], *, namespace: str, source: str, now: datetime) -> Entry:
     """The entry of a row. Raises NotImportable."""
     template = _template(row)
@@ -107,7 +85,7 @@ def read_row(row: Mapping[str, Any], *, namespace: str, source: str, now: dateti
         raise NotImportable(UNREADABLE) from error
     if row["MaxCacheStaleness"] == 0:
         raise NotImportable(DISABLED)
-    which = f"{source}\n{namespace}\n{row['ID']}".encode()
+    which = f"{FORM}\n{source}\n{namespace}\n{row['ID']}".encode()
     return Entry(
         id=hashlib.sha256(which).hexdigest()[:32],
         namespace=namespace,
@@ -201,100 +179,6 @@ async def open_source(url: str) -> AsyncIterator[Source]:
     )
     try:
         # Without the user: who reads it does not make it another source.
-        yield Source(database, describe(url).partition("@")[2][:255])
+        yield Source(database, describe(url).partition("@")[2])
     finally:
         await database.close()
-
-
-async def import_rows(
-    source: Source, database: Database, *, namespace: str, now: datetime
-) -> AsyncIterator[Progress]:
-    """Import what is new in the source since the last import into this namespace, or go on with it.
-
-    Yields after each batch, which is there to stay. Raises EntriesUnavailable.
-    """
-    top, cursor, bottom = await _begin(source, database, namespace)
-    progress = Progress(total=await source.count(above=bottom, below=top + 1), resumed=cursor <= top)
-    progress.looked_at = progress.total - await source.count(above=bottom, below=cursor)
-    yield progress
-    while rows := await source.rows(above=bottom, below=cursor):
-        cursor = rows[-1]["ID"]
-        added = _read(rows, progress, namespace, source.name, now)
-        await _write(database, added, progress, source.name, namespace, cursor)
-        progress.looked_at += len(rows)
-        yield progress
-    await _move(database, source.name, namespace, cursor_id=bottom + 1)
-    progress.looked_at = progress.total
-    yield progress
-
-
-def _read(
-    rows: Sequence[Mapping[str, Any]], progress: Progress, namespace: str, source: str, now: datetime
-) -> Sequence[Entry]:
-    """The entries of a batch: of each key the one that started last, else the first, whose ID is highest."""
-    best: dict[str, Entry] = {}
-    for row in rows:
-        try:
-            entry = read_row(row, namespace=namespace, source=source, now=now)
-        except NotImportable as error:
-            progress.leave_out(str(error))
-            continue
-        standing = best.get(entry.key)
-        if standing is None or entry.finished_at > standing.finished_at:
-            best[entry.key] = entry
-        if standing is not None:
-            progress.leave_out(OLDER)
-    return list(best.values())
-
-
-async def _begin(source: Source, database: Database, namespace: str) -> tuple[int, int, int]:
-    """The range to import: from `top` down to above `bottom`, and the ID that the next batch lies below."""
-    which = imports.c.source == source.name, imports.c.namespace == namespace
-    highest = await source.highest()
-    first = {"top_id": highest, "cursor_id": highest + 1, "bottom_id": 0}
-    added: Insert = insert(imports).values(source=source.name, namespace=namespace, **first)
-
-    async def work(connection: AsyncConnection) -> tuple[int, int, int]:
-        row = (await connection.execute(select(imports).where(*which))).one_or_none()
-        if row is None:
-            await connection.execute(added)
-            return highest, highest + 1, 0
-        if row.cursor_id > row.bottom_id + 1:
-            return row.top_id, row.cursor_id, row.bottom_id
-        values = {"top_id": highest, "cursor_id": highest + 1, "bottom_id": row.top_id}
-        await connection.execute(update(imports).where(*which).values(**values))
-        return highest, highest + 1, row.top_id
-
-    return await database.call("import", work)
-
-
-async def _write(
-    database: Database, added: Sequence[Entry], progress: Progress, source: str, namespace: str, cursor: int
-) -> None:
-    which = imports.c.source == source, imports.c.namespace == namespace
-
-    async def work(connection: AsyncConnection) -> tuple[int, frozenset[str]]:
-        await connection.execute(update(imports).where(*which).values(cursor_id=cursor))
-        if not added:
-            return 0, frozenset()
-        stored = await put_within(connection, added)
-        return sum(stored.stand), stored.changed
-
-    try:
-        stand, changed = await database.call("import", work)
-    except EntriesUnavailable:
-        database.changed([namespace])
-        raise
-    database.changed(changed)
-    progress.imported += stand
-    for _ in range(len(added) - stand):
-        progress.leave_out(OLDER)
-
-
-async def _move(database: Database, source: str, namespace: str, *, cursor_id: int) -> None:
-    which = imports.c.source == source, imports.c.namespace == namespace
-
-    async def work(connection: AsyncConnection) -> None:
-        await connection.execute(update(imports).where(*which).values(cursor_id=cursor_id))
-
-    await database.call("import", work)

@@ -356,6 +356,8 @@ def import_entries(
         print_json(done)
         return
     typer.echo(f"{_count(done['imported'])} imported of {done['rows']} rows")
+    if done["replaced"]:
+        typer.echo(f"  deleted: {done['replaced']}, imported by an earlier version and found no more")
     for reason, number in sorted(done["left_out"].items(), key=lambda item: -item[1]):
         typer.echo(f"  left out: {number}, {reason}")
     _next(f"memopod cache list --namespace {shlex.quote(namespace)}{target.flags}")

@@ -8,8 +8,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cache_server.entries import open_entries
-from cache_server.entries.kubeflow import Progress as Far
-from cache_server.entries.kubeflow import import_rows, open_source
+from cache_server.entries.importing import Progress as Far
+from cache_server.entries.importing import import_rows
+from cache_server.entries.kubeflow import open_source
 
 _CALL_SECONDS = 60.0
 _TELL_EVERY = 10_000
@@ -32,6 +33,7 @@ async def import_all(source_url: str, url: str, namespace: str, *, quiet: bool) 
     return {
         "rows": far.total,
         "imported": far.imported,
+        "replaced": far.replaced,
         "left_out": dict(far.left_out),
         "resumed": far.resumed,
     }

@@ -627,6 +627,14 @@ async def test_what_was_written_after_the_step_had_ended_makes_no_entry(cluster,
 async def test_an_output_that_nobody_could_describe_is_not_reused_and_not_retired(
     cluster, parts, stored, bucket
 ):
+    unknown = await undescribed_entry(cluster, parts, stored)
+    pod = await parts.decide(await cluster.held_pod(change=with_artifact))
+    assert marks(pod) == ("run", "outputs-unchecked")
+    assert await parts.entries.get(unknown.id) is not None
+
+
+async def undescribed_entry(cluster, parts, stored):
+    """An entry that was recorded while no store could be asked."""
     entry = await artifact_entry(cluster, parts, stored)
     blind = replace(entry.outputs.artifacts[0], etag=None, digest=None, size=None)
     unknown = replace(
@@ -634,9 +642,19 @@ async def test_an_output_that_nobody_could_describe_is_not_reused_and_not_retire
         finished_at=entry.finished_at + timedelta(seconds=1),
     )  # fmt: skip
     assert await parts.entries.put(unknown)
-    pod = await parts.decide(await cluster.held_pod(change=with_artifact))
-    assert marks(pod) == ("run", "outputs-unchecked")
-    assert await parts.entries.get(unknown.id) is not None
+    return unknown
+
+
+async def test_at_best_effort_an_output_that_nobody_could_describe_must_still_be_there(
+    cluster, parts, stored, bucket
+):
+    unknown = await undescribed_entry(cluster, parts, stored)
+    lenient = type(parts)(cluster, parts.entries, bucket, check="best-effort")
+    assert marks(await lenient.decide(await cluster.held_pod(change=with_artifact))) == ("reuse", "hit")
+    stored.path.unlink()
+    pod = await lenient.decide(await cluster.held_pod(change=with_artifact))
+    assert marks(pod) == ("run", "outputs-gone")
+    assert await parts.entries.get(unknown.id) is None
 
 
 async def test_a_held_pod_that_is_being_deleted_is_left_alone(cluster, parts):

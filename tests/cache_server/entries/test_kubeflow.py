@@ -5,12 +5,17 @@ import json
 import os
 import signal
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 from urllib.parse import quote
 
+import msgspec
 import pytest
 
+from cache_server.admission import Policy
 from cache_server.entries import find_imported, open_entries
+from cache_server.entries.imported import imported_key
+from cache_server.entries.importing import import_rows
 from cache_server.entries.kubeflow import (
     DISABLED,
     NO_CONTAINER,
@@ -19,10 +24,13 @@ from cache_server.entries.kubeflow import (
     OTHER_KEY,
     UNREADABLE,
     NotImportable,
-    import_rows,
     open_source,
     read_row,
 )
+from cache_server.placeholder import PlaceholderRules, placeholders
+from cache_server.review import AdmissionRequest, Resource, User
+from memopod.steps import names
+from memopod.steps.argo import template_text
 from memopod.steps.kubeflow import fingerprint
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
@@ -71,7 +79,7 @@ def test_a_row_becomes_an_entry_with_what_its_template_declares():
         "exitCode": "0",
     }
     entry = read(row(5, made, outputs=outputs, MaxCacheStaleness=3600))
-    assert entry.key == f"kubeflow:{fingerprint(json.dumps(made))}"
+    assert entry.key == imported_key(fingerprint(json.dumps(made)))
     assert (entry.template_name, entry.key_version, entry.execution_id) == ("train", 0, 17)
     assert dict(entry.outputs.parameters) == {"loss": "0.1"}
     [artifact] = entry.outputs.artifacts
@@ -130,35 +138,49 @@ def create(database, width=191):
     )
 
 
-def store(database, *rows):
-    async def insert():
-        connection = await database.connect()
-        async with connection.cursor() as cursor:
-            names = list(rows[0])
-            places = ", ".join(["%s"] * len(names))
-            statement = f"INSERT INTO execution_caches ({', '.join(names)}) VALUES ({places})"
-            await cursor.executemany(statement, [tuple(each.values()) for each in rows])
-        await connection.ensure_closed()
+async def insert(database, *rows):
+    connection = await database.connect()
+    async with connection.cursor() as cursor:
+        columns = list(rows[0])
+        places = ", ".join(["%s"] * len(columns))
+        statement = f"INSERT INTO execution_caches ({', '.join(columns)}) VALUES ({places})"
+        await cursor.executemany(statement, [tuple(each.values()) for each in rows])
+    await connection.ensure_closed()
 
-    asyncio.run(insert())
+
+def store(database, *rows):
+    asyncio.run(insert(database, *rows))
+
+
+async def importing(source_url, entries, namespace="pipelines"):
+    async with open_source(source_url) as source:
+        async for progress in import_rows(source, entries.database, namespace=namespace, now=NOW):
+            last = progress
+    return last
 
 
 def run_import(source_url, url, namespace="pipelines"):
     async def work():
-        async with open_source(source_url) as source, open_entries(url, call_timeout=60) as entries:
-            async for progress in import_rows(source, entries.database, namespace=namespace, now=NOW):
-                last = progress
-        return last
+        async with open_entries(url, call_timeout=60) as entries:
+            return await importing(source_url, entries, namespace)
 
     return asyncio.run(work())
 
 
 @pytest.fixture
-def kubeflow(mariadb, request):
-    """A database of Kubeflow's with its empty table."""
-    database = request.getfixturevalue("mysql_database")
-    create(database)
-    return database
+def kubeflow_of(mysql_database):
+    """A database of Kubeflow's with its empty table, whose key is so many characters wide."""
+
+    def make(width):
+        create(mysql_database, width)
+        return mysql_database
+
+    return make
+
+
+@pytest.fixture
+def kubeflow(kubeflow_of):
+    return kubeflow_of(191)
 
 
 @pytest.mark.parametrize(("width", "kind"), [(191, "sqlite"), (255, "postgresql")])
@@ -228,7 +250,7 @@ def test_an_import_that_is_killed_goes_on_and_does_nothing_twice(kubeflow, sqlit
     stored = sqlite_database.query("SELECT entry_key, finished_at FROM entries")
     newest = {}
     for each in rows:
-        newest[f"kubeflow:{each['ExecutionCacheKey']}"] = each["StartedAtInSec"] * 1_000_000
+        newest[imported_key(each["ExecutionCacheKey"])] = each["StartedAtInSec"] * 1_000_000
     assert sorted(stored) == sorted(newest.items())
 
 
@@ -236,7 +258,8 @@ CALL = """
 import asyncio, sys
 from datetime import UTC, datetime
 from cache_server.entries import open_entries
-from cache_server.entries.kubeflow import import_rows, open_source
+from cache_server.entries.importing import import_rows
+from cache_server.entries.kubeflow import open_source
 
 async def work():
     async with open_source(sys.argv[1]) as source, open_entries(sys.argv[2], call_timeout=60) as entries:
@@ -285,6 +308,96 @@ def test_the_command_imports_and_says_what_it_left_out(kubeflow, sqlite_database
     again = CliRunner().invoke(
         app, ["import", "-n", "pipelines", "--database", sqlite_database.url, "--json"]
     )
-    assert json.loads(again.stdout) == {"rows": 0, "imported": 0, "left_out": {}, "resumed": False}
+    assert json.loads(again.stdout) == {
+        "rows": 0,
+        "imported": 0,
+        "left_out": {},
+        "replaced": 0,
+        "resumed": False,
+    }
     listed = CliRunner().invoke(app, ["list", "--database", sqlite_database.url])
     assert listed.exit_code == 0
+
+
+VERSIONS = ["3.4.17", "3.5.15", "3.7.18", "4.0.10", "4.1.2"]
+RECORDED_TWICE = {
+    "parameters.make": "held.make",
+    "parameters.use": "held.use",
+    "fanout.one-0": "fanout.one-0",
+}
+CREATOR = "system:serviceaccount:argo:argo"
+
+
+def watched(number, pod, outputs):
+    """The row that Kubeflow's watcher stores when the Pod succeeds: its template's text as it is."""
+    text = template_text(pod)
+    stored = {"workflows.argoproj.io/outputs": outputs, "pipelines.kubeflow.org/metadata_execution_id": ""}
+    return {
+        "ID": number, "ExecutionCacheKey": fingerprint(text), "ExecutionTemplate": text,
+        "ExecutionOutput": json.dumps(stored), "MaxCacheStaleness": -1, "StartedAtInSec": number,
+        "EndedAtInSec": number,
+    }  # fmt: skip
+
+
+def recorded_rows(sample):
+    for number, (version, name) in enumerate(((v, n) for v in VERSIONS for n in RECORDED_TWICE), 1):
+        declares = name == "parameters.make"
+        # Argo 3.3, which still wrote the annotation, wrote what is a WorkflowTaskResult's today.
+        outputs = json.dumps(sample(version, f"{name}.taskresult")["outputs"]) if declares else ""
+        yield watched(number, sample(version, f"{name}.pod"), outputs)
+
+
+async def judged(parts, pod):
+    rules = PlaceholderRules(image="busybox", keeps_node_restrictions=False, timeout=30.0)
+    policy = Policy(secret=b"s" * 32, trusted_creators=frozenset({CREATOR}), hold_seconds=30.0)
+    request = AdmissionRequest(
+        uid="1", resource=Resource("", "v1", "pods"), namespace="kubeflow", userInfo=User(CREATOR),
+        object=msgspec.Raw(msgspec.json.encode(pod)), dryRun=False,
+    )  # fmt: skip
+    return await placeholders(policy, parts.decider, lambda: True, rules)(request)
+
+
+@pytest.mark.parametrize(("width", "kind"), [(191, "sqlite"), (255, "mysql")])
+async def test_a_recorded_step_is_reused_by_the_row_of_its_other_run(
+    kubeflow_of, request, sample, cluster, bucket, parts, width, kind
+):
+    source = kubeflow_of(width)
+    await insert(source, *recorded_rows(sample))
+    url = source.url if kind == "mysql" else request.getfixturevalue("sqlite_database").url
+    async with open_entries(url, call_timeout=60) as entries:
+        done = await importing(source.url, entries, "kubeflow")
+        assert set(done.left_out) == {OLDER}
+        placeholder_mode = type(parts)(cluster, entries, bucket)
+        for version in VERSIONS:
+            for name in RECORDED_TWICE.values():
+                pod = sample(version, f"{name}.admission")["request"]["object"]
+                verdict = await judged(placeholder_mode, pod)
+                assert verdict.reason == "hit", (version, name)
+                [annotations] = [o["value"] for o in verdict.patch if o["path"] == "/metadata/annotations"]
+                given = json.loads(annotations[names.ARGO_OUTPUTS]).get("parameters") or ()
+                assert [p["value"] for p in given] == (["hello"] if name == "held.make" else [])
+
+
+async def test_what_an_earlier_version_imported_is_imported_again_and_hits(
+    kubeflow, sqlite_database, sample, cluster, bucket, parts
+):
+    await insert(kubeflow, *recorded_rows(sample))
+    async with open_entries(sqlite_database.url, call_timeout=60) as entries:
+        before = await importing(kubeflow.url, entries, "kubeflow")
+        # As that was: under the fingerprint alone, without components, and done with.
+        for number, entry in enumerate(await entries.list(limit=1000)):
+            await entries.retire(entry.id, "test")
+            print_ = entry.key.rpartition(":")[2]
+            await entries.put(
+                replace(entry, id=f"{number:032}", key=f"kubeflow:{print_}", components={}, pinned=True)
+            )
+        sqlite_database.query("UPDATE imports SET source = 'an earlier form of it'")
+        mode = type(parts)(cluster, entries, bucket)
+        pod = sample("4.1.2", "held.make.admission")["request"]["object"]
+        assert (await judged(mode, pod)).reason == "miss"
+
+        again = await importing(kubeflow.url, entries, "kubeflow")
+        assert (again.imported, again.replaced) == (before.imported, before.imported)
+        assert (await judged(mode, pod)).reason == "hit"
+        assert len(await entries.list(limit=1000)) == before.imported
+        assert (await importing(kubeflow.url, entries, "kubeflow")).replaced == 0
