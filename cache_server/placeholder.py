@@ -62,7 +62,7 @@ def placeholders(
     """
 
     async def judge(request: AdmissionRequest) -> Verdict:
-        pod = request.pod()
+        pod = request.pod().decoded()
         refusal = not_ours(pod, request.namespace, request.username, policy)
         if refusal is None and is_full(pod):
             refusal = "annotations-full"

@@ -21,11 +21,51 @@ class User(msgspec.Struct):
     username: str = ""
 
 
-class AdmissionRequest(msgspec.Struct):
-    """One object that is about to be written. `object` is its JSON text, not decoded yet.
+class Owner(msgspec.Struct, gc=False):
+    """An owner reference."""
 
-    `dryRun`: nothing is going to be written, by nobody.
-    """
+    apiVersion: str = ""  # noqa: N815 (Kubernetes' names)
+    kind: str = ""
+    name: str = ""
+    uid: str = ""
+
+
+class Metadata(msgspec.Struct, gc=False, omit_defaults=True):
+    """What admission may ask of an ObjectMeta. Not read is `managedFields`, which can be half of a review."""
+
+    name: str = ""
+    generateName: str = ""  # noqa: N815
+    namespace: str = ""
+    uid: str = ""
+    resourceVersion: str = ""  # noqa: N815
+    creationTimestamp: str | None = None  # noqa: N815
+    labels: dict[str, str] | None = None
+    annotations: dict[str, str] | None = None
+    ownerReferences: list[Owner] | None = None  # noqa: N815
+
+
+class PodText(msgspec.Struct, gc=False):
+    """A Pod: its `spec` is JSON text, not decoded yet. `status` is not read."""
+
+    metadata: Metadata
+    spec: msgspec.Raw
+
+    def decoded(self) -> dict[str, Any]:
+        """The Pod's `metadata` and `spec`. Raises ValueError for what is no Pod."""
+        try:
+            spec = _decode_spec(self.spec)
+        except (ValueError, RecursionError) as error:
+            raise ValueError("could not deserialize pod object") from error
+        if not isinstance(spec.get("containers"), list):
+            raise ValueError("could not deserialize pod object: expected containers")  # noqa: TRY004
+        return {"metadata": msgspec.to_builtins(self.metadata), "spec": spec}
+
+
+_decode_spec = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+class _Request(msgspec.Struct, gc=False):
+    """What is asked about any object."""
 
     uid: str = ""
     resource: Resource | None = None
@@ -33,7 +73,6 @@ class AdmissionRequest(msgspec.Struct):
     namespace: str = ""
     userInfo: User | None = None  # noqa: N815 (Kubernetes' name)
     dryRun: bool | None = None  # noqa: N815
-    object: msgspec.Raw = msgspec.Raw(b"null")
 
     @property
     def username(self) -> str:
@@ -46,63 +85,52 @@ class AdmissionRequest(msgspec.Struct):
         what = self.resource
         return (
             what is not None
-            and (what.resource, what.version, what.group) == ("pods", "v1", "")
+            and what.resource == "pods"
+            and what.version == "v1"
+            and not what.group
             and self.operation == "CREATE"
         )
 
-    def pod(self) -> dict[str, Any]:
-        """The Pod's `metadata` and `spec`. Raises ValueError for what is no Pod.
 
-        Not decoded is what admission never asks for: `status`, `managedFields`.
-        """
-        try:
-            pod = _decode_pod(self.object)
-        except (ValueError, RecursionError) as error:
-            raise ValueError("could not deserialize pod object") from error
-        if not isinstance(pod.spec.get("containers"), list):
-            raise ValueError("could not deserialize pod object: expected containers")  # noqa: TRY004
-        metadata = {
-            name: value for name in _METADATA if (value := getattr(pod.metadata, name)) is not msgspec.UNSET
-        }
-        return {"metadata": metadata, "spec": pod.spec}
+class AdmissionRequest(_Request, gc=False):
+    """One object that is about to be written: a Pod, or something else (`object` is None).
 
+    `dryRun`: nothing is going to be written, by nobody.
+    """
 
-class _Metadata(msgspec.Struct):
-    """All of ObjectMeta but `managedFields`, which can be half of a review."""
+    object: PodText | None = None
 
-    name: Any = msgspec.UNSET
-    generateName: Any = msgspec.UNSET  # noqa: N815 (Kubernetes' names)
-    namespace: Any = msgspec.UNSET
-    uid: Any = msgspec.UNSET
-    resourceVersion: Any = msgspec.UNSET  # noqa: N815
-    generation: Any = msgspec.UNSET
-    creationTimestamp: Any = msgspec.UNSET  # noqa: N815
-    deletionTimestamp: Any = msgspec.UNSET  # noqa: N815
-    deletionGracePeriodSeconds: Any = msgspec.UNSET  # noqa: N815
-    labels: Any = msgspec.UNSET
-    annotations: Any = msgspec.UNSET
-    ownerReferences: Any = msgspec.UNSET  # noqa: N815
-    finalizers: Any = msgspec.UNSET
-    selfLink: Any = msgspec.UNSET  # noqa: N815
+    def pod(self) -> PodText:
+        """The Pod. Raises ValueError for what is no Pod."""
+        if self.object is None:
+            raise ValueError("could not deserialize pod object")
+        return self.object
 
 
-_METADATA = _Metadata.__struct_fields__
-
-
-class _Pod(msgspec.Struct):
-    metadata: _Metadata
-    spec: dict[str, Any]
-
-
-_decode_pod = msgspec.json.Decoder(_Pod).decode
-
-
-class Review(msgspec.Struct):
+class Review(msgspec.Struct, gc=False):
     """An AdmissionReview. Unknown versions and kinds are read too, as Kubeflow's server does."""
 
     apiVersion: str = ""  # noqa: N815
     request: AdmissionRequest | None = None
 
 
-decode_review = msgspec.json.Decoder(Review).decode
-"""Reads the body of a request. Raises ValueError or RecursionError."""
+class _AnyReview(msgspec.Struct, gc=False):
+    """A review of any object, without it."""
+
+    request: _Request | None = None
+    apiVersion: str = ""  # noqa: N815
+
+
+_decode_review = msgspec.json.Decoder(Review).decode
+_decode_any = msgspec.json.Decoder(_AnyReview).decode
+
+
+def decode_review(body: bytes) -> Review:
+    """Read the body of a request. Raises ValueError or RecursionError."""
+    try:
+        return _decode_review(body)
+    except msgspec.ValidationError:
+        review = _decode_any(body)
+        if review.request is None:
+            return Review(review.apiVersion)
+        return Review(review.apiVersion, AdmissionRequest(**msgspec.structs.asdict(review.request)))

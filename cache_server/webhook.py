@@ -15,7 +15,7 @@ import msgspec
 import structlog
 from aiohttp import web
 
-from cache_server.admission import Policy, Verdict, admit
+from cache_server.admission import Admission, Policy, Verdict
 from cache_server.admissions import ADMISSIONS
 from cache_server.review import VERSIONS, AdmissionRequest, Review, decode_review
 
@@ -33,16 +33,15 @@ decode_template: Callable[[str], Any] = msgspec.json.decode
 
 def holding(policy: Policy, controller_alive: Callable[[], bool]) -> Judge:
     """The judge of gate mode: Pods are marked, and held while a controller is alive to decide."""
+    admission = Admission(policy, decode_template)
 
     async def judge(request: AdmissionRequest) -> Verdict:
-        return admit(
+        return admission.admit(
             request.pod(),
             namespace=request.namespace,
             username=request.username,
             now=datetime.now(UTC),
             controller_alive=controller_alive(),
-            policy=policy,
-            decode=decode_template,
         )
 
     return judge

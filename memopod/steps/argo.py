@@ -10,7 +10,7 @@ variable's value is `offloaded` (3.7 and later).
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from memopod.steps import names
 
@@ -26,6 +26,19 @@ class NotAStep(ValueError):
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
         self.reason = reason
+
+
+class Run(Protocol):
+    """By what names a Pod and its Workflow tell one run of a step from another."""
+
+    @property
+    def namespace(self) -> str: ...  # noqa: D102
+    @property
+    def pod_name(self) -> str: ...  # noqa: D102
+    @property
+    def workflow(self) -> str: ...  # noqa: D102
+    @property
+    def workflow_uid(self) -> str: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

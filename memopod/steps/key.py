@@ -11,12 +11,12 @@ A change of any rule here, in `components`, `volumes`, `inputs` or `framing` is 
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from memopod.steps import names
-from memopod.steps.argo import Step
+from memopod.steps.argo import Run, Step
 from memopod.steps.components import base_components, counted_containers
 from memopod.steps.framing import canonical, frame
 from memopod.steps.locations import KINDS, kind_of
@@ -125,11 +125,20 @@ def check_keyable(step: Step, rules: KeyRules = KeyRules()) -> None:
         raise Unkeyable("template-memoized")
     if not any(template.get(kind) for kind in ("container", "script", "containerSet")):
         raise Unkeyable("template-kind")
-    for artifact in (template.get("outputs") or {}).get("artifacts") or ():
-        kind = kind_of(artifact)
-        key = str(artifact[kind].get(KINDS[kind][2], "")) if kind else ""
-        if any(name and name in key for name in (step.workflow, step.workflow_uid, step.pod_name)):
-            raise Unkeyable("output-key-names-run")
+    if names_run(output_keys(template), step):
+        raise Unkeyable("output-key-names-run")
+
+
+def output_keys(template: Mapping[str, Any]) -> list[str]:
+    """Keys in object stores that a template's output artifacts name."""
+    artifacts = (template.get("outputs") or {}).get("artifacts") or ()
+    return [str(a[kind].get(KINDS[kind][2], "")) for a in artifacts if (kind := kind_of(a))]
+
+
+def names_run(keys: Iterable[str], run: Run) -> bool:
+    """Whether one of the keys holds a name of the run, so that no other run writes to it."""
+    own = [name for name in (run.workflow, run.workflow_uid, run.pod_name) if name]
+    return any(name in key for key in keys for name in own)
 
 
 def component_digest(value: Any) -> str:

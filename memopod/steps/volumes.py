@@ -14,7 +14,10 @@ _INPUTS = "input-artifacts"
 _ARGOS_FOLDERS = ("var-run-argo", "tmp-dir-argo", "argo-staging", _INPUTS)
 """Empty at start, and filled by Argo with what the key counts already. (`exec-sa-token`, which only
 Argo's own containers mount, counts where a container of the step mounts a volume of that name.)"""
-_OFFLOADED = "argo-env-config"
+OFFLOADED_VOLUME = "argo-env-config"
+"""The ConfigMap with what Argo offloaded, where it is named after the Pod."""
+TOKEN_PREFIX = "kube-api-access-"  # noqa: S105 (a name)
+"""Of the volume that the API server adds for the service account's token; the rest of its name is random."""
 _KNOWN_SOURCES = frozenset(
     # Empty at start, or counted by what they name; all others hold, or may hold, what others wrote. A
     # generic ephemeral volume is a claim: what it starts with is its storage's affair.
@@ -76,7 +79,7 @@ def without_added(
 
 def _is_argos(pod: Mapping[str, Any], volume: Mapping[str, Any]) -> bool:
     name = volume.get("name")
-    if name == _OFFLOADED:
+    if name == OFFLOADED_VOLUME:
         # The ConfigMap with what Argo offloaded is named after the Pod; a user's own is not.
         return bool((volume.get("configMap") or {}).get("name") == pod["metadata"].get("name"))
     return name in _ARGOS_FOLDERS and "emptyDir" in volume
@@ -84,7 +87,7 @@ def _is_argos(pod: Mapping[str, Any], volume: Mapping[str, Any]) -> bool:
 
 def _is_token(volume: Mapping[str, Any]) -> bool:
     """Whether the API server added the volume: by its name, and by having nothing that others lack."""
-    if not str(volume.get("name", "")).startswith("kube-api-access-"):
+    if not str(volume.get("name", "")).startswith(TOKEN_PREFIX):
         return False
     sources = (volume.get("projected") or {}).get("sources") or ()
     return any("serviceAccountToken" in source for source in sources) and all(

@@ -1,5 +1,6 @@
 import json
 import secrets
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,6 +24,9 @@ from memopod.sandbox.apiserver.settings import Settings as ServerSettings
 from memopod.steps import names
 from memopod.steps.key import KeyRules
 from memopod.steps.times import to_seconds_text
+
+# The catalogues of changes that `make fuzz` uses too.
+sys.path.append(str(Path(__file__).parents[1] / "fuzz"))
 
 SECRET = b"s" * 32
 CREATOR = "system:serviceaccount:argo:argo"

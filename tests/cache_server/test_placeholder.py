@@ -11,7 +11,7 @@ import structlog
 from cache_server.admission import Policy
 from cache_server.completion import Completer
 from cache_server.placeholder import PlaceholderRules, cache_id, placeholders
-from cache_server.review import AdmissionRequest, Resource, User
+from cache_server.review import AdmissionRequest, PodText, Resource, User
 from memopod.kube import EVENTS, PODS
 from memopod.steps import names, read_step
 
@@ -40,7 +40,7 @@ class Placeholders:
         judge = placeholders(POLICY, self.parts.decider, lambda: self.completes, rules, count=self.count)
         request = AdmissionRequest(
             uid="1", resource=Resource("", "v1", "pods"), namespace=NAMESPACE, userInfo=User(CREATOR),
-            object=msgspec.Raw(msgspec.json.encode(pod)), dryRun=dry_run,
+            object=msgspec.json.decode(msgspec.json.encode(pod), type=PodText), dryRun=dry_run,
         )  # fmt: skip
         return await judge(request)
 
