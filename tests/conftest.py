@@ -13,6 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# Speed is measured by benchmarks: a machine that does other things, too, is no reason to fail.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 # Servers are started as another user, which Python does with fork: gRPC's threads then run its handlers in
 # the child, and these end it now and then. Read when gRPC starts.

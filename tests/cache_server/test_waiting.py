@@ -481,5 +481,5 @@ def test_in_any_order_of_events_a_failover_costs_one_execution_at_most_and_no_wa
 
     Waiting.make_pod = staticmethod(make_pod)
     run_state_machine_as_test(
-        Waiting, settings=settings(max_examples=60, stateful_step_count=40, deadline=None, database=None)
+        Waiting, settings=settings(max_examples=60, stateful_step_count=40, database=None)
     )

@@ -148,7 +148,7 @@ pipelines = st.lists(st.tuples(st.sets(st.integers(0, 5), max_size=3), st.boolea
 
 
 @given(pipelines)
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_up_and_down_agree_with_each_other_on_any_pipeline(own_store, recorder_class, pipeline):
     """Each step uses the artifacts of some earlier steps; it makes one of its own, or none."""
     run = next(names)

@@ -243,7 +243,7 @@ def test_random_conversations_are_answered_as_by_ml_metadata_itself(
     twins = twins_of(store, url)
     machine = type(f"Conversation{uuid.uuid4().hex}", (Conversation,), {"twins": twins})
     few = settings(
-        max_examples=25, stateful_step_count=40, deadline=None, database=None, derandomize=True,
+        max_examples=25, stateful_step_count=40, database=None, derandomize=True,
         suppress_health_check=list(HealthCheck), phases=[Phase.generate], print_blob=True,
     )  # fmt: skip
     run_state_machine_as_test(machine, settings=few)

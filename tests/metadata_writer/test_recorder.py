@@ -447,7 +447,7 @@ def graph_of_story(store, tag):
     }
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     order=st.permutations(range(7)).flatmap(
         lambda order: st.lists(st.integers(0, 6), max_size=4).map(lambda more: [*order, *more])

@@ -93,7 +93,7 @@ RECORDED = {
 KINDS = {name: fitting_kinds(name) for name in RECORDED}
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_of_any_changes_the_semantic_ones_alone_decide_the_key(data):
     name = data.draw(st.sampled_from(sorted(RECORDED)))
@@ -109,7 +109,7 @@ def test_of_any_changes_the_semantic_ones_alone_decide_the_key(data):
     assert (key_of(changed) == key_of(RECORDED[name])) == (decisive == RECORDED[name])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data(), kind=st.sampled_from(sorted(SEMANTIC)))
 def test_two_changes_of_one_kind_share_a_key_only_if_they_are_one_change(data, kind):
     name = data.draw(st.sampled_from([name for name in sorted(RECORDED) if kind in KINDS[name]]))
@@ -415,7 +415,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(first=json_values, second=json_values, name=st.text(min_size=1))
 def test_two_values_of_a_field_have_one_key_only_if_they_are_equal(first, second, name):
     def key(value):

@@ -612,5 +612,5 @@ async def deaf(url, redis_port):
 def test_whatever_was_found_stood_within_the_last_lease(tmp_path, redis_server, make_entry):
     run_state_machine_as_test(
         lambda: Rules(tmp_path, redis_server.port, make_entry),
-        settings=settings(max_examples=60, stateful_step_count=30, deadline=None),
+        settings=settings(max_examples=60, stateful_step_count=30),
     )

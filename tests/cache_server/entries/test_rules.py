@@ -119,7 +119,5 @@ class Rules(RuleBasedStateMachine):
 def test_the_rules_hold_on_every_database(database):
     run_state_machine_as_test(
         lambda: Rules(database),
-        settings=settings(
-            max_examples=15 if database.kind == "sqlite" else 6, stateful_step_count=15, deadline=None
-        ),
+        settings=settings(max_examples=15 if database.kind == "sqlite" else 6, stateful_step_count=15),
     )
