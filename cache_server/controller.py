@@ -5,64 +5,36 @@ whose WorkflowTaskResult is already ours is finished before anything else is ask
 """
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
-from prometheus_client import Counter, Histogram
+from prometheus_client import Histogram
 
 from cache_server.decision import Decider, Reuse, Run
-from cache_server.entries import Entries, EntriesUnavailable
+from cache_server.entries import Entries
 from cache_server.executions import Executions, Turn
-from cache_server.finish import go_forward, is_held, own_result, release
+from cache_server.finish import is_held, own_result
 from cache_server.jobs import Jobs
+from cache_server.outcomes import CountDecision, Outcomes
 from cache_server.progress import Progress
 from cache_server.sweeper import is_claimed
+from cache_server.telling import Teller, drain_in_turn
 from cache_server.waiters import WAITING, WAITS, begin, renew
 from cache_server.waiting import WORTH_WAITING, Execution, Leave, Stay, is_waiting
-from memopod.kube import (
-    TASK_RESULTS,
-    ApiError,
-    Client,
-    NotFound,
-    emit,
-)  # fmt: skip
+from cache_server.writing import Abandoned, NotWritten, Overtaken, ResultRefused
+from memopod.kube import ApiError, Client
 from memopod.steps import NotAStep, names, read_step
-from memopod.steps.finish import fits, task_result
+from memopod.steps.finish import fits
 from memopod.steps.outputs import is_of, is_ours
-from memopod.steps.reasons import REFUSALS, SENTENCES
 from memopod.steps.times import from_text
 
 _log = structlog.get_logger()
-_DECISIONS = Counter("memopod_decisions_total", "Decisions for held Pods.", ["decision", "reason"])
 _SECONDS = Histogram("memopod_decision_seconds", "From a Pod seen to its decision carried out.")
-_CREATE_SECONDS = 1.0
-"""Deadline of the write that decides: a leader gives up 1 s before another may take over, so that what
-it sent has been answered or cut off by then."""
-_UNKNOWN_PAUSE = 0.5
-_EVENTS_AT_ONCE = 4
-"""Few: nothing waits for an Event, and a Pod that waits for its status should not wait behind them."""
-_MAYBE_WRITTEN = (409, 429)
-"""Client errors after which the object may be there, or may be created in a moment."""
-
 Pod = Mapping[str, Any]
-
-
-class CountDecision(Protocol):
-    """Takes note of a decision that was carried out, at once and without failing."""
-
-    def __call__(self, *, namespace: str, template: str, reason: str, entry_id: str) -> None:
-        """`entry_id` is that of the reused entry, empty for a step that runs."""
-
-
-class ResultRefused(Exception):
-    """The API server does not accept the WorkflowTaskResult: it is not there, and will not be."""
-
-
-class Abandoned(Exception):
-    """Nothing was written, and it is no longer ours to write: a new leader or a sweeper decides."""
 
 
 class Controller:
@@ -75,22 +47,27 @@ class Controller:
     ) -> None:  # fmt: skip
         self._client = client
         self._decider = decider
-        self._entries = entries
         self._executions = executions
         self._leads = leads
-        self._count = count
         self._settle_time = settle_time
         self._late_margin = late_margin
         self._jobs = Jobs(concurrency, on_end=self._see_again)
-        self._finishing = asyncio.Semaphore(concurrency)
-        """Bounds writes, so that those of the Lease find a connection."""
-        self._telling = asyncio.Semaphore(_EVENTS_AT_ONCE)
+        self._teller = Teller(client)
+        self._outcomes = Outcomes(
+            client, entries, self._teller, leads=leads, concurrency=concurrency, count=count
+        )
         self._progress = Progress()
         self._latest: dict[str, Pod] = {}
-        self._done: dict[str, str] = {}
+        self._done: defaultdict[str, set[str]] = defaultdict(set)
+        """The versions of a Pod that were decided for."""
+        self._over: set[str] = set()
+        """UIDs of Pods that were let go: none of them is ever held again, whatever a late watch says."""
 
     def see(self, pod: Pod) -> None:
         """Take note of a Pod as it is now. Decides once for each version of it, one task a Pod."""
+        if is_held(pod) and pod["metadata"]["uid"] in self._over:
+            # An older version of it: the watch is late.
+            return
         if is_held(pod) and not pod["metadata"].get("deletionTimestamp"):
             self._executions.see_held(pod)
             self._consider(pod)
@@ -116,6 +93,7 @@ class Controller:
     def tidy(self, present: set[str]) -> None:
         """Forget what no Pod that is `present` (UIDs) needs. To be called now and then."""
         self._executions.prune(datetime.now(UTC), present)
+        self._over &= present
         WAITING.set(self._executions.waiting() if self._leads() else 0)
 
     def _forget_decision(self, pod: Pod) -> None:
@@ -125,7 +103,7 @@ class Controller:
     def _consider(self, pod: Pod) -> None:
         """Start what is to be done about a held Pod, unless that was done for this version of it."""
         uid = pod["metadata"]["uid"]
-        if not self._leads() or self._done.get(uid) == pod["metadata"]["resourceVersion"]:
+        if not self._leads() or uid in self._over or _version(pod) in self._done.get(uid, ()):
             return
         if is_waiting(pod) and self._executions.judge(pod, datetime.now(UTC)) is Stay.STAY:
             return
@@ -140,7 +118,7 @@ class Controller:
 
     async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 (bounds a set of tasks)
         """Let decisions under way end; those that take longer are cancelled, and others go on."""
-        await self._jobs.drain(timeout)
+        await drain_in_turn(timeout, self._jobs, self._teller)
 
     def _see_again(self, uid: str) -> None:
         if uid in self._latest:
@@ -153,7 +131,7 @@ class Controller:
         verdict = self._executions.judge(pod, datetime.now(UTC)) if is_waiting(pod) else None
         if verdict is Stay.STAY:
             return
-        self._done[uid] = pod["metadata"]["resourceVersion"]
+        self._done[uid].add(_version(pod))
         try:
             if isinstance(verdict, Stay):
                 await self._renew(pod)
@@ -161,6 +139,10 @@ class Controller:
                 with _SECONDS.time():
                     await self._decide(pod, verdict)
             self._progress.made()
+        except Overtaken as error:
+            if error.now is not None:
+                self._latest[uid] = error.now
+            _log.info("decides again for a Pod that has changed", pod=pod["metadata"]["name"])
         except (ApiError, Abandoned) as error:
             # Nothing was written, or everybody can see what was: the next look at this Pod, the
             # sweeper or the next leader takes it up.
@@ -185,9 +167,6 @@ class Controller:
         finally:
             deciding.cancel()
         if isinstance(decision, Reuse):
-            if self._has_changed(pod):
-                # Decided for a step that it is no more; its newer version is seen next.
-                return
             if not self._in_time(pod):
                 decision = Run(reason="too-late")
             elif not fits(pod, decision.outputs):
@@ -223,6 +202,7 @@ class Controller:
             raise
         if waits:
             _log.info("waits", pod=pod["metadata"]["name"], for_=choice.name)
+            self._teller.tell(pod, "Waiting", f"waits for {choice.name}, which runs the identical step")
         else:
             self._executions.not_joined(pod)
         self._consider_all(others)
@@ -231,13 +211,6 @@ class Controller:
     async def _renew(self, pod: Pod) -> None:
         if self._leads() and self._in_time(pod):
             await renew(self._client, pod)
-
-    def _has_changed(self, pod: Pod) -> bool:
-        """Whether a newer version of the Pod, with another spec or other marks, has been seen meanwhile."""
-        newer = self._latest.get(pod["metadata"]["uid"], pod)
-        return any(newer["metadata"].get(f) != pod["metadata"].get(f) for f in ("labels", "annotations")) or (
-            newer["spec"] != pod["spec"]
-        )
 
     def _in_time(self, pod: Pod) -> bool:
         """Whether a reuse or a wait may still begin: not late, and nobody is about to release the Pod."""
@@ -252,35 +225,22 @@ class Controller:
         if not self._leads():
             return
         others = self._executions.released(pod, decision.key, datetime.now(UTC))
-        released = await release(
-            self._client, pod, reason=decision.reason, identity=decision.identity, audits=decision.audits
-        )
-        if released:
-            _DECISIONS.labels(names.RUN, decision.reason).inc()
-            self._counted(pod, decision.reason)
-            _log.info("released", pod=pod["metadata"]["name"], reason=decision.reason)
-            if decision.reason in REFUSALS:
-                await emit(
-                    self._client, dict(pod), reason="NotReused", component="memopod",
-                    message=f"runs, though an entry has its key: {SENTENCES[decision.reason]}",
-                )  # fmt: skip
-        else:
+        try:
+            await self._outcomes.run(pod, decision)
+        except NotWritten:
             self._executions.not_released(pod["metadata"]["uid"])
-        self._consider_all(others)
+            raise
+        finally:
+            self._consider_all(others)
+        self._over.add(pod["metadata"]["uid"])
 
     async def _reuse(self, pod: Pod, decision: Reuse) -> None:
         if not self._leads():
             return
-        entry = decision.entry
-        wanted = task_result(
-            decision.step, decision.outputs,
-            entry=entry.id, source_pod=entry.pod_name,
-            source_execution=f"{entry.workflow_uid}/{entry.node_id}", source_logs=entry.outputs.logs,
-        )  # fmt: skip
         try:
-            result = await self._write_result(wanted, pod)
+            result = await self._outcomes.write(pod, decision, in_time=self._in_time)
         except ResultRefused as error:
-            _log.warning("the WorkflowTaskResult was refused", cause=repr(error.__cause__))
+            _log.warning("the WorkflowTaskResult was refused", cause=str(error))
             await self._run(pod, Run(reason="result-refused"))
             return
         if not (is_ours(result) and is_of(result, decision.step.workflow_uid)):
@@ -291,65 +251,14 @@ class Controller:
         await asyncio.sleep(self._settle_time)
         await self._forward(pod, result)
 
-    async def _write_result(self, wanted: dict[str, Any], pod: Pod) -> Mapping[str, Any]:
-        """Create the WorkflowTaskResult; the one that is there in the end is returned.
-
-        When no answer came it may or may not have been written, and until that is known the Pod can
-        neither be released nor finished: asks until somebody answers.
-        """
-        metadata = wanted["metadata"]
-        while True:
-            try:
-                return await self._client.create(
-                    TASK_RESULTS, wanted, namespace=metadata["namespace"], timeout=_CREATE_SECONDS
-                )
-            except ApiError as error:
-                if 400 <= error.status < 500 and error.status not in _MAYBE_WRITTEN:
-                    raise ResultRefused from error
-                _log.info("is the WorkflowTaskResult there?", cause=error.reason)
-            found = await self._find(metadata)
-            if found is not None:
-                return found
-            await asyncio.sleep(_UNKNOWN_PAUSE)
-            if not self._leads() or not self._in_time(pod) or self._has_changed(pod):
-                raise Abandoned
-
-    async def _find(self, metadata: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        while True:
-            try:
-                return await self._client.get(
-                    TASK_RESULTS, metadata["name"], namespace=metadata["namespace"],
-                    timeout=_CREATE_SECONDS,
-                )  # fmt: skip
-            except NotFound:
-                return None
-            except ApiError as error:
-                _log.info("asking again for a WorkflowTaskResult", cause=error.reason)
-            await asyncio.sleep(_UNKNOWN_PAUSE)
-
     async def _forward(self, pod: Pod, result: Mapping[str, Any]) -> None:
+        # One that cannot be finished is tried for long, and must keep no other from being decided for.
+        self._jobs.leave_slot()
         self._consider_all(self._executions.reused(pod))
-        async with self._finishing:
-            if not await go_forward(self._client, pod, result):
-                return
-        entry = result["metadata"]["labels"][names.ENTRY]
-        source = (result["metadata"].get("annotations") or {}).get(names.SOURCE_POD, "an earlier run")
-        _DECISIONS.labels(names.REUSE, "hit").inc()
-        self._counted(pod, "hit", entry)
-        _log.info("reused", pod=pod["metadata"]["name"], entry=entry, source=source)
-        async with self._telling:
-            await emit(
-                self._client, dict(pod), reason="Reused", component="memopod",
-                message=f"finished with the outputs of {source}; no container ran",
-            )  # fmt: skip
-        try:
-            await self._entries.used(entry, datetime.now(UTC))
-        except EntriesUnavailable as error:
-            _log.warning("a use was not counted", entry=entry, cause=str(error))
+        await self._outcomes.finish(pod, result)
+        self._over.add(pod["metadata"]["uid"])
 
-    def _counted(self, pod: Pod, reason: str, entry: str = "") -> None:
-        try:
-            template = read_step(pod).template_name
-        except NotAStep:
-            template = ""
-        self._count(namespace=pod["metadata"]["namespace"], template=template, reason=reason, entry_id=entry)
+
+def _version(pod: Pod) -> str:
+    version: str = pod["metadata"]["resourceVersion"]
+    return version

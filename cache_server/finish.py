@@ -8,6 +8,7 @@ import asyncio
 import json
 import random
 from collections.abc import Mapping
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import Any
 
@@ -68,19 +69,25 @@ async def marked_result(client: Client, step: Step) -> Mapping[str, Any] | None:
     return result if is_ours(result) else None
 
 
-async def go_forward(client: Client, pod: Pod, result: Mapping[str, Any]) -> bool:
-    """Finish a Pod whose WorkflowTaskResult is ours; True if it is finished, False if it is gone.
+async def go_forward(
+    client: Client, pod: Pod, result: Mapping[str, Any], *, slots: asyncio.Semaphore | None = None
+) -> bool:
+    """Finish a Pod whose WorkflowTaskResult is ours; True if it is finished, be it by another process.
+
+    False if it is gone, or was released or ended otherwise.
 
     Tries for a minute, whatever stands in the way, and raises the last ApiError then. Whoever looks at
-    the Pod next goes on from here: this leader, the next one, a sweeper or the janitor.
+    the Pod next goes on from here: this leader, the next one, a sweeper or the janitor. `slots` bounds the
+    writes of many; a Pod that cannot be finished holds none while it pauses.
     """
     pause = _FIRST_PAUSE
     deadline = asyncio.get_running_loop().time() + _PATIENCE_SECONDS
     while True:
         try:
             if not is_held(pod):
-                return True
-            await _finish_once(client, pod, result)
+                return (pod["metadata"].get("labels") or {}).get(names.STEP_LABEL) == names.REUSED
+            async with slots or nullcontext():
+                await _finish_once(client, pod, result)
             return True
         except NotFound:
             return False

@@ -25,6 +25,9 @@ class Jobs:
     def __contains__(self, key: str) -> bool:
         return key in self._tasks
 
+    def __len__(self) -> int:
+        return len(self._tasks)
+
     def start(self, key: str, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Start `work()` under `key`, which must not be running. Nothing is started any more once drained."""
         if self._draining:

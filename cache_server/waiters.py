@@ -7,7 +7,7 @@ from typing import Any
 from prometheus_client import Counter, Gauge
 
 from cache_server.waiting import RENEWAL, Execution
-from memopod.kube import PODS, Client, Conflict, Invalid, NotFound, emit, set_metadata_ops
+from memopod.kube import PODS, Client, Conflict, Invalid, NotFound, set_metadata_ops
 from memopod.steps import names
 from memopod.steps.times import to_text
 
@@ -20,17 +20,11 @@ Pod = Mapping[str, Any]
 
 
 async def begin(client: Client, pod: Pod, run: Execution) -> bool:
-    """Let a held Pod wait for `run`: one patch, on the Pod as it was read, and an Event. Raises ApiError.
+    """Let a held Pod wait for `run`: one patch, on the Pod as it was read. Raises ApiError.
 
     False if the Pod changed in between; then somebody looks at it again.
     """
-    if not await _mark(client, pod, {names.WAITS_FOR: run.name}):
-        return False
-    await emit(
-        client, dict(pod), reason="Waiting", component="memopod",
-        message=f"waits for {run.name}, which runs the identical step",
-    )  # fmt: skip
-    return True
+    return await _mark(client, pod, {names.WAITS_FOR: run.name})
 
 
 async def renew(client: Client, pod: Pod) -> bool:

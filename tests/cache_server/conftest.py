@@ -189,6 +189,8 @@ async def parts(cluster, bucket):
 
 
 class Parts:
+    concurrency = 8
+
     def __init__(self, cluster, entries, bucket, *, wait_rules=WaitRules(), **rules):  # noqa: B008 (frozen)
         self.leading = True
         self.counted = []
@@ -217,7 +219,8 @@ class Parts:
         )
         self.controller = Controller(
             cluster.client, self.decider, entries, Executions(self.wait_rules), leads=lambda: self.leading,
-            settle_time=0.01, late_margin=5.0, concurrency=8, count=lambda **told: self.counted.append(told),
+            settle_time=0.01, late_margin=5.0, concurrency=self.concurrency,
+            count=lambda **told: self.counted.append(told),
         )  # fmt: skip
         self.recorder = Recorder(
             cluster.client, identifier, entries, artifacts, self.decider, KeyRules(),
