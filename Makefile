@@ -6,7 +6,7 @@ READY  := $(VENV)/.ready
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' memopod/__init__.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help bench-webhook setup services control-plane demo test test-artifacts fuzz bench-why bench-store soak-store chaos bench-writer check format lock reference image test-image wheel clean bench-controller chaos-controller
+.PHONY: help bench-webhook setup services control-plane demo test test-artifacts fuzz bench-why bench-store soak-store chaos bench-writer check format lock reference docs image test-image wheel clean bench-controller chaos-controller
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -97,12 +97,19 @@ format: $(READY) ## format the code and mend what the linter can
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
     --custom-compile-command 'make lock'
 lock: $(READY) ## resolve the dependencies again into requirements.txt
-	$(LOCK) --group dev pyproject.toml -o requirements.txt
+	$(LOCK) --group dev --group docs pyproject.toml -o requirements.txt
 	$(LOCK) --constraint requirements.txt pyproject.toml -o deploy/image/requirements.txt
 	$(LOCK) --constraint requirements.txt --group image -o deploy/image/build-requirements.txt
 
-reference: $(READY) ## write the reference of settings from the dataclasses
-	PYTHONPATH=. $(BIN)/python tools/settings_reference.py
+reference: export PYTHONPATH := .
+reference: $(READY) ## write the references of settings, commands and the HTTP API from the code
+	$(BIN)/python tools/settings_reference.py
+	$(BIN)/python tools/command_reference.py
+	$(BIN)/python tools/http_reference.py
+
+docs: $(READY) ## build the site of docs/ into dist/docs; a link or an anchor that leads nowhere fails
+	$(BIN)/sphinx-build --builder dirhtml --fail-on-warning --keep-going --nitpicky --jobs auto --quiet docs dist/docs
+	@echo "docs: dist/docs/index.html"
 
 image: ## build the image, as memopod:VERSION
 	docker build --file deploy/image/Dockerfile --tag memopod:$(VERSION) --build-arg VERSION=$(VERSION) \

@@ -1,4 +1,3 @@
-import importlib.util
 import re
 import subprocess
 import sys
@@ -67,11 +66,3 @@ def test_no_document_points_at_what_is_not_there():
 
 def _links(text):
     return re.findall(r"\]\(([^)\s]+)\)", text)
-
-
-def test_the_reference_of_settings_is_as_it_would_be_written_now():
-    path = ROOT / "tools" / "settings_reference.py"
-    spec = importlib.util.spec_from_file_location("settings_reference", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    assert module.PAGE.read_text() == module.reference(), "make reference writes it"
