@@ -5,6 +5,7 @@ writes it, looks again each second at those that are still without, and relabels
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -163,27 +164,41 @@ class Completer:
 class ResultsPermission:
     """Whether this account may create WorkflowTaskResults: Kubeflow's own may not.
 
-    Until that is known and so, no step is reused that would wait for one.
+    Until that is known and so, no step is reused that would wait for one. It is asked again every `every`
+    seconds, since a permission can be taken away; a yes holds for three times as long where nobody answers.
     """
 
-    def __init__(self, client: Client, namespace: str, *, wanted: bool) -> None:
+    def __init__(
+        self, client: Client, namespace: str, *, wanted: bool, every: float = _ASK_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
         self._client = client
         self._namespace = namespace
         self._wanted = wanted
-        self.granted = False
+        self._every = every
+        self._clock = clock
+        self._until = 0.0
+
+    @property
+    def granted(self) -> bool:
+        """Whether it was granted when last asked, not too long ago."""
+        return self._clock() < self._until
 
     async def ask(self) -> None:
-        """Ask until it is granted, if anybody wants to know; runs until then, or until it is cancelled."""
+        """Ask again and again, if anybody wants to know, until cancelled."""
         while self._wanted:
+            asked = self._clock()
             try:
-                self.granted = await self._asked()
+                allowed = await self._asked()
             except ApiError as error:
                 _log.info("is writing WorkflowTaskResults allowed?", cause=error.reason)
             else:
-                if self.granted:
-                    return
-                _log.warning("steps with outputs are not reused: creating workflowtaskresults is not allowed")
-            await asyncio.sleep(_ASK_SECONDS)
+                self._until = asked + 3 * self._every if allowed else 0.0
+                if not allowed:
+                    _log.warning(
+                        "steps with outputs are not reused: creating workflowtaskresults is not allowed"
+                    )
+            await asyncio.sleep(self._every)
 
     async def _asked(self) -> bool:
         wanted = {"group": "argoproj.io", "resource": "workflowtaskresults", "verb": "create"}

@@ -9,7 +9,7 @@ from typing import Any
 import structlog
 
 from cache_server.artifacts import Artifacts, ArtifactStoreUnavailable, unchanged
-from cache_server.audit import is_audited
+from cache_server.audit import audit_key, is_audited
 from cache_server.checks import Checks
 from cache_server.entries import Entries, EntriesUnavailable, Entry
 from cache_server.entries.imported import find_imported, stands_for
@@ -184,6 +184,10 @@ class Decider:
         created = from_text(step.pod["metadata"].get("creationTimestamp"))
         seal = step.annotations.get(names.SEAL)
         return created is not None and is_sealed(self._rules.secret, step, key, seal, created.timestamp())
+
+    def audit_key(self, namespace: str) -> bytes:
+        """See `audit.audit_key`."""
+        return audit_key(self._rules.secret, namespace)
 
     def _unfit(self, step: Step, entry: Entry | None, rules: StalenessRules) -> str | None:
         """Why no entry may be reused: none there, too old, or reuse disabled."""

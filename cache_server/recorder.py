@@ -167,7 +167,8 @@ class Recorder:
             for artifact in declared(step.template or {}, "artifacts")
             if "none" in (artifact.get("archive") or {})
         }
-        comparison = compare(entry.outputs, outputs, unpacked=unpacked)
+        key = self._decider.audit_key(step.namespace)
+        comparison = compare(entry.outputs, outputs, unpacked=unpacked, key=key)
         _AUDITS.labels(comparison.result).inc()
         if comparison.result != "different":
             return True

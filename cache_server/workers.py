@@ -36,6 +36,8 @@ _log = structlog.get_logger()
 _BEAT_SECONDS = 0.25
 _VALID_SECONDS = 1.5
 """How long what the first process said holds: some beats, and less than a Lease."""
+_SILENT_SECONDS = 10.0
+"""After so many beats without a word a process hangs, and a share of the requests with it."""
 _END_SECONDS = 10.0
 _AGAIN_SECONDS = 1.0
 
@@ -43,12 +45,17 @@ _AGAIN_SECONDS = 1.0
 class Workers:
     """Starts `settings.processes - 1` processes, and starts one again that ended."""
 
-    def __init__(self, settings: Settings, rules: DecisionRules, port: int) -> None:
+    def __init__(
+        self, settings: Settings, rules: DecisionRules, port: int, *, silent_seconds: float = _SILENT_SECONDS
+    ) -> None:
         self._arguments = settings, rules, port
         self._context = multiprocessing.get_context("spawn")
         self._until: Any = RawArray("d", 2)
         self._running: list[tuple[BaseProcess, Connection] | None] = [None] * (settings.processes - 1)
         self._serving: set[int] = set()
+        self._ending: set[int] = set()
+        self._heard: dict[int, float] = {}
+        self._silent_seconds = silent_seconds
         self._stopping = False
 
     def ready(self) -> bool:
@@ -57,16 +64,18 @@ class Workers:
 
     async def run(self, alive: Any, can_complete: Any) -> None:
         """Start them and keep them going; runs until cancelled."""
-        while not self._stopping:
-            until = time.monotonic() + _VALID_SECONDS
-            self._until[0] = until if alive() else 0.0
-            self._until[1] = until if can_complete() else 0.0
-            for number, worker in enumerate(self._running):
-                if worker is None:
-                    self._start(number)
-                elif not self._hear(number, worker[1]) and not self._stopping:
-                    await self._restart(number, worker)
-            await asyncio.sleep(_BEAT_SECONDS)
+        async with asyncio.TaskGroup() as group:
+            while not self._stopping:
+                until = time.monotonic() + _VALID_SECONDS
+                self._until[0] = until if alive() else 0.0
+                self._until[1] = until if can_complete() else 0.0
+                for number, worker in enumerate(self._running):
+                    if worker is None:
+                        self._start(number)
+                    elif number not in self._ending and not self._hear(number, worker[1]):
+                        self._ending.add(number)
+                        group.create_task(self._restart(number, worker), name=f"restart:{worker[0].name}")
+                await asyncio.sleep(_BEAT_SECONDS)
 
     def _start(self, number: int) -> None:
         ours, theirs = self._context.Pipe(duplex=False)
@@ -78,24 +87,32 @@ class Workers:
         self._running[number] = process, ours
 
     def _hear(self, number: int, connection: Connection) -> bool:
-        """Add what a worker counted; False if it ended."""
+        """Add what a worker counted; False if it ended, or serves no more."""
         try:
             while connection.poll():
                 counted: Tally = connection.recv()
                 ADMISSIONS.tally.add(counted)
                 self._serving.add(number)
+                self._heard[number] = time.monotonic()
         except (EOFError, OSError):
             return False
-        return True
+        return number not in self._serving or time.monotonic() - self._heard[number] < self._silent_seconds
 
     async def _restart(self, number: int, worker: tuple[BaseProcess, Connection]) -> None:
         process, connection = worker
         connection.close()
         self._serving.discard(number)
-        self._running[number] = None
+        try:
+            await asyncio.to_thread(process.join, _AGAIN_SECONDS)
+        finally:
+            if process.exitcode is None:
+                # It lives, but neither hands over what it counted nor would know when to end.
+                process.kill()
         await asyncio.to_thread(process.join, _END_SECONDS)
         _log.error("a webhook process ended and is started again", status=process.exitcode)
         await asyncio.sleep(_AGAIN_SECONDS)
+        self._running[number] = None
+        self._ending.discard(number)
 
     async def stop(self) -> None:
         """Let them answer what they are asked, and end."""

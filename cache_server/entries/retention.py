@@ -6,6 +6,7 @@ again whether its entries are still idle and not pinned.
 """
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -30,6 +31,9 @@ NUMBER: Final = "number"
 _BATCH = 500
 _PAUSE_SECONDS = 0.02
 """Between two batches, so that decisions get their turn."""
+_FIRST_SECONDS = 10.0, 60.0
+"""How soon a process that starts, or leads for the first time, sweeps: not all replicas at once, and not
+while it still catches up with the Pods."""
 _COUNTS_KEPT = timedelta(days=400)
 
 
@@ -180,12 +184,16 @@ async def _delete(database: Database, part: _Range, ids: list[str], namespaces: 
 
 
 async def keep_within(
-    database: Database, limits: Limits, *, leads: Callable[[], bool], interval: float
-) -> None:
-    """Sweep every `interval` seconds while `leads()` is true, until cancelled."""
+    database: Database, limits: Limits, *, leads: Callable[[], bool], interval: float,
+    first: tuple[float, float] = _FIRST_SECONDS,
+) -> None:  # fmt: skip
+    """Sweep soon after the start, and every `interval` seconds, while `leads()` is true, until cancelled."""
+    pause = 0.0
     while True:
-        await asyncio.sleep(interval)
-        if not leads():
+        # Who does not lead looks again soon: it may have become the leader.
+        await asyncio.sleep(pause or min(interval, random.uniform(*first)))  # noqa: S311  no secret
+        pause = interval if leads() else 0.0
+        if not pause:
             continue
         now = datetime.now(UTC)
         try:

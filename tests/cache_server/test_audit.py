@@ -1,7 +1,9 @@
 """Hits that run all the same, and are compared with what they could have reused."""
 
+import hashlib
 import json
 import random
+import re
 from dataclasses import replace
 
 import pytest
@@ -9,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 
-from cache_server.audit import compare, is_audited
+from cache_server.audit import audit_key, compare, is_audited
 from memopod.kube import EVENTS
 from memopod.steps import Location, OutputArtifact, Outputs, names
 
+KEY = audit_key(b"s" * 32, "pipelines")
 VALUE = "the value of a secret"
 
 
@@ -49,22 +52,36 @@ def test_a_share_of_the_pods_is_audited_and_always_the_same_ones():
     ],
 )
 def test_what_differs_is_found(before, after, result):
-    assert compare(before, after, unpacked={"data"}).result == result
+    assert compare(before, after, unpacked={"data"}, key=KEY).result == result
 
 
 def test_other_bytes_of_a_packed_artifact_say_nothing():
     other = outputs(artifacts=(artifact("md5:" + "b" * 32),))
-    comparison = compare(outputs(artifacts=(artifact(),)), other, unpacked=set())
+    comparison = compare(outputs(artifacts=(artifact(),)), other, unpacked=set(), key=KEY)
     assert comparison.result == "unknown"
     assert comparison.incomparable == ("data",)
 
 
 def test_a_difference_names_outputs_and_digests_and_no_values():
-    comparison = compare(outputs(VALUE, VALUE), outputs(VALUE + "!", None), unpacked=())
+    comparison = compare(outputs(VALUE, VALUE), outputs(VALUE + "!", None), unpacked=(), key=KEY)
     text = " ".join(comparison.differing)
-    assert "parameter Output: sha256:" in text
-    assert "result: none, was sha256:" in text
+    assert "parameter Output: hmac:" in text
+    assert "result: none, was hmac:" in text
     assert VALUE not in text
+
+
+def test_what_differs_cannot_be_guessed_without_the_servers_secret():
+    contents = [artifact("md5:" + hashlib.new("md5", text.encode()).hexdigest()) for text in "yn"]
+    before, after = outputs("yes", "1", (contents[0],)), outputs("no", "2", (contents[1],))
+    told = " ".join(compare(before, after, unpacked={"data"}, key=KEY).differing)
+    assert told.count("hmac:") == 6
+    for guessed in ("yes", "no", "1", "2", "y", "n"):
+        for algorithm in ("md5", "sha1", "sha256"):
+            assert hashlib.new(algorithm, guessed.encode()).hexdigest()[:16] not in told
+    assert told == " ".join(compare(before, after, unpacked={"data"}, key=KEY).differing)
+    for other in (audit_key(b"t" * 32, "pipelines"), audit_key(b"s" * 32, "another")):
+        again = " ".join(compare(before, after, unpacked={"data"}, key=other).differing)
+        assert not set(re.findall("hmac:[0-9a-f]+", told)) & set(re.findall("hmac:[0-9a-f]+", again))
 
 
 def reported(value):
@@ -99,7 +116,7 @@ async def test_a_step_that_is_not_deterministic_is_caught(cluster, parts, auditi
     events = (await cluster.client.list(EVENTS, namespace="pipelines"))["items"]
     [event] = [e for e in events if e["involvedObject"]["uid"] == pod["metadata"]["uid"]]
     assert (event["type"], event["reason"]) == ("Warning", "AuditDifference")
-    assert "parameter Output: sha256:" in event["message"]
+    assert "parameter Output: hmac:" in event["message"]
     assert first not in json.dumps(event)
     assert second not in json.dumps(event)
     assert marks(await parts.decide(await cluster.held_pod()))[:2] == ("run", "miss")

@@ -139,7 +139,8 @@ async def test_the_job_sweeps_while_it_leads_and_only_then(sqlite_url, aged):
             asked.set()
             return leading
 
-        job = asyncio.create_task(keep_within(entries.database, Limits(idle=DAY), leads=leads, interval=0.01))
+        often = {"interval": DAY.total_seconds(), "first": (0.001, 0.01)}
+        job = asyncio.create_task(keep_within(entries.database, Limits(idle=DAY), leads=leads, **often))
         await asyncio.wait_for(asked.wait(), 20)
         assert len(await standing(entries)) == 1
         leading = True
@@ -147,6 +148,22 @@ async def test_the_job_sweeps_while_it_leads_and_only_then(sqlite_url, aged):
             while await standing(entries):  # noqa: ASYNC110 (polls the database)
                 await asyncio.sleep(0.01)
         job.cancel()
+
+
+async def test_the_first_sweep_is_soon_after_the_start_and_not_at_the_same_moment_everywhere():
+    moments, interval = set(), 3600.0
+
+    async def noted(seconds):
+        moments.add(seconds)
+        raise asyncio.CancelledError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cache_server.entries.retention.asyncio.sleep", noted)
+        for _ in range(20):
+            with pytest.raises(asyncio.CancelledError):
+                await keep_within(None, Limits(idle=DAY), leads=lambda: True, interval=interval)
+    assert len(moments) > 1
+    assert max(moments) <= 60 < interval
 
 
 async def test_every_statement_goes_by_an_index(url, database, aged):
