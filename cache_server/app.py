@@ -93,12 +93,14 @@ async def _serve(
         await ensure_database(settings.database)
     async with (
         Client.from_kubeconfig(settings.kubeconfig or None, user_agent="memopod-cache") as client,
+        # Connections of its own: however many writes wait for one, the Lease is renewed.
+        Client.from_kubeconfig(settings.kubeconfig or None, user_agent="memopod-cache-lease") as lease_client,
         open_layered(settings.database, redis=settings.redis) as entries,
         asyncio.TaskGroup() as group,
     ):
         certificates, rules = await _certificates(settings, rules, files, client)
         elector, heartbeat = leadership(
-            client, elects=bool(settings.leader_election), namespace=settings.lease_namespace,
+            lease_client, elects=bool(settings.leader_election), namespace=settings.lease_namespace,
             name=settings.lease_name, identity=identity,
         )  # fmt: skip
         leads, database = elector.is_leader, entries.sql.database

@@ -30,6 +30,7 @@ from memopod.kube import (
 )  # fmt: skip
 from memopod.steps import NotAStep, names, read_step
 from memopod.steps.finish import task_result
+from memopod.steps.outputs import is_of
 from memopod.steps.times import from_text
 
 _log = structlog.get_logger()
@@ -109,6 +110,9 @@ class Completer:
             there = await self._client.get(TASK_RESULTS, metadata["name"], namespace=metadata["namespace"])
             if (there["metadata"].get("labels") or {}).get(names.ENTRY) != metadata["labels"][names.ENTRY]:
                 return "foreign"
+            if not is_of(there, read_step(pod).workflow_uid):
+                # Of an earlier Workflow of the same name: it is about to be deleted. Seen again then.
+                return "unavailable"
         await self._relabel(pod, {names.STEP_LABEL: names.REUSED})
         _log.info("reused", pod=pod["metadata"]["name"], entry=metadata["labels"][names.ENTRY])
         entry = metadata["labels"][names.ENTRY]

@@ -10,13 +10,13 @@ _log = structlog.get_logger()
 
 
 class Jobs:
-    """Runs at most one task for each key, and `concurrency` of them at once; the others wait.
+    """Runs at most one task for each key, and `concurrency` of them at once (None: all); the others wait.
 
     The number of waiting tasks is bounded by the number of Pods that the informers hold.
     """
 
-    def __init__(self, concurrency: int, *, on_end: Callable[[str], None] = lambda _key: None) -> None:
-        self._slots = asyncio.Semaphore(concurrency)
+    def __init__(self, concurrency: int | None, *, on_end: Callable[[str], None] = lambda _key: None) -> None:
+        self._slots = None if concurrency is None else asyncio.Semaphore(concurrency)
         self._on_end = on_end
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._in_slots: set[asyncio.Task[Any] | None] = set()
@@ -50,13 +50,14 @@ class Jobs:
     def leave_slot(self) -> None:
         """To be called by a task that mostly waits from now on: another one may begin."""
         task = asyncio.current_task()
-        if task in self._in_slots:
+        if self._slots is not None and task in self._in_slots:
             self._in_slots.discard(task)
             self._slots.release()
 
     async def _run(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        await self._slots.acquire()
-        self._in_slots.add(asyncio.current_task())
+        if self._slots is not None:
+            await self._slots.acquire()
+            self._in_slots.add(asyncio.current_task())
         try:
             await work()
         finally:

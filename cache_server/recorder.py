@@ -159,7 +159,8 @@ class Recorder:
         NotRecordable for a difference: neither of the two is more right.
         """
         step = identity.step
-        entry = await self._entries.get(step.annotations.get(names.AUDITS, ""))
+        audited = step.annotations.get(names.AUDITS)
+        entry = await self._entries.get(audited) if audited else None
         if entry is None or (entry.namespace, entry.key) != (step.namespace, identity.key.digest):
             return False
         unpacked = {

@@ -7,7 +7,7 @@ that late. If there is one the Pod is finished, else the gate is lifted.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -61,7 +61,8 @@ class Sweeper:
         self._identity = identity
         self._claim_wait = claim_wait
         self._grace = timedelta(seconds=grace)
-        self._jobs = Jobs(concurrency)
+        self._slots = asyncio.Semaphore(concurrency)
+        self._jobs = Jobs(None)
 
     def sweep(self, pods: Iterable[Pod]) -> None:
         """Take up all Pods that are overdue now; one that cannot be let go is taken up again later."""
@@ -81,7 +82,7 @@ class Sweeper:
         try:
             action = await let_go(
                 self._client, pod, identity=self._identity, claim_wait=self._claim_wait, reason="overdue",
-                on_wait=self._jobs.leave_slot,
+                slots=self._slots,
             )  # fmt: skip
         except ApiError as error:
             action = "failed"
@@ -93,27 +94,28 @@ class Sweeper:
 
 async def let_go(
     client: Client, pod: Pod, *, identity: str, claim_wait: float, reason: str,
-    on_wait: Callable[[], None] = lambda: None,
+    slots: asyncio.Semaphore,
 ) -> str:  # fmt: skip
     """Claim a held Pod as it was read, then finish or release it; `claim_wait` seconds lie in between.
 
-    `on_wait()` is called when they begin.
+    `slots` bounds the calls of many; no slot is held in between.
 
     FINISHED, RELEASED (with `reason`, a slug), or TAKEN: it changed meanwhile, and somebody looks at it
     again. Raises ApiError.
     """
-    claimed = await _claim(client, pod, identity)
+    async with slots:
+        claimed = await _claim(client, pod, identity)
     if claimed is None:
         return TAKEN
-    on_wait()
     await asyncio.sleep(claim_wait)
-    try:
-        result = await own_result(client, read_step(claimed))
-    except NotAStep:
-        result = None
-    if result is not None:
-        return FINISHED if await go_forward(client, claimed, result) else TAKEN
-    return RELEASED if await release(client, claimed, reason=reason) else TAKEN
+    async with slots:
+        try:
+            result = await own_result(client, read_step(claimed))
+        except NotAStep:
+            result = None
+        if result is None:
+            return RELEASED if await release(client, claimed, reason=reason) else TAKEN
+    return FINISHED if await go_forward(client, claimed, result, slots=slots) else TAKEN
 
 
 async def _claim(client: Client, pod: Pod, identity: str) -> dict[str, Any] | None:

@@ -24,6 +24,7 @@ from memopod.kube import PODS, ApiError, Client, ConfigurationError, NotFound
 _CLAIM_WAIT = 2.0
 """Seconds between claiming a Pod and releasing it: a write of a leader that is under way shows by then."""
 _AT_ONCE = 64
+"""Calls. No Pod holds one while its claim waits: a thousand take little longer than one."""
 _TRIES = 3
 """How often a Pod is tried that changes under our hands: a leader may be deciding for it right now."""
 _SHOWN = 20
@@ -83,20 +84,21 @@ async def _release(
             bar = progress.add_task("letting go", total=len(pods))
 
             async def one(pod: Pod) -> tuple[str, str, str]:
-                async with slots:
-                    action = await _let_go(client, pod)
+                action = await _let_go(client, pod, slots)
                 progress.advance(bar)
                 return pod["metadata"]["namespace"], pod["metadata"]["name"], action
 
             return await asyncio.gather(*(one(pod) for pod in pods))
 
 
-async def _let_go(client: Client, pod: Pod) -> str:
+async def _let_go(client: Client, pod: Pod, slots: asyncio.Semaphore) -> str:
     identity = f"release-{socket.gethostname()}-{os.getpid()}"
     metadata = pod["metadata"]
     try:
         for _ in range(_TRIES):
-            action = await let_go(client, pod, identity=identity, claim_wait=_CLAIM_WAIT, reason="by-hand")
+            action = await let_go(
+                client, pod, identity=identity, claim_wait=_CLAIM_WAIT, reason="by-hand", slots=slots
+            )
             if action != TAKEN:
                 return action
             pod = await client.get(PODS, metadata["name"], namespace=metadata["namespace"])

@@ -11,6 +11,7 @@ A change of any rule here, in `components`, `volumes`, `inputs` or `framing` is 
 """
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -136,9 +137,16 @@ def output_keys(template: Mapping[str, Any]) -> list[str]:
 
 
 def names_run(keys: Iterable[str], run: Run) -> bool:
-    """Whether one of the keys holds a name of the run, so that no other run writes to it."""
+    """Whether one of the keys holds a name of the run as a word, so that no other run writes to it.
+
+    A part of a word is none: a Workflow named `data` has nothing to do with `metadata/x`.
+    """
     own = [name for name in (run.workflow, run.workflow_uid, run.pod_name) if name]
-    return any(name in key for key in keys for name in own)
+    return any(name in key and _has_word(key, name) for key in keys for name in own)
+
+
+def _has_word(text: str, word: str) -> bool:
+    return re.search(rf"(?<![A-Za-z0-9]){re.escape(word)}(?![A-Za-z0-9])", text) is not None
 
 
 def component_digest(value: Any) -> str:

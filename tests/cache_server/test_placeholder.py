@@ -12,7 +12,7 @@ from cache_server.admission import Policy
 from cache_server.completion import Completer
 from cache_server.placeholder import PlaceholderRules, cache_id, placeholders
 from cache_server.review import AdmissionRequest, PodText, Resource, User
-from memopod.kube import EVENTS, PODS
+from memopod.kube import EVENTS, PODS, TASK_RESULTS
 from memopod.steps import names, read_step
 
 SECRET = b"s" * 32
@@ -168,6 +168,20 @@ async def test_a_result_of_somebody_else_is_left_alone(mode):
         await mode.complete(pod)
     assert names.ENTRY not in (await mode.cluster.result(pod))["metadata"]["labels"]
     assert [line["reason"] for line in logs if "no result" in line["event"]] == ["foreign"]
+
+
+async def test_a_result_for_an_earlier_workflow_of_the_same_name_is_not_taken_for_the_steps_own(mode):
+    entry = await mode.recorded()
+    pod = await mode.create()
+    earlier = json.loads(json.dumps(pod))
+    earlier["metadata"]["ownerReferences"][0]["uid"] = "00000000-0000-0000-0000-000000000000"
+    theirs = await mode.cluster.report(earlier, {"parameters": []}, **{names.ENTRY: entry.id})
+    await mode.complete(pod)
+    assert (await mode.cluster.get(pod))["metadata"]["labels"][names.STEP_LABEL] == names.PLACEHOLDER
+    await mode.cluster.client.delete(TASK_RESULTS, theirs["metadata"]["name"], namespace=NAMESPACE)
+    await mode.complete(pod)
+    assert (await mode.cluster.get(pod))["metadata"]["labels"][names.STEP_LABEL] == names.REUSED
+    assert (await mode.cluster.result(pod))["outputs"]["parameters"]
 
 
 async def test_when_nobody_can_write_results_a_step_that_needs_one_runs(mode):

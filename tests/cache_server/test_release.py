@@ -8,7 +8,9 @@ from typer.testing import CliRunner
 
 from cache_server.decision import Reuse
 from cache_server.finish import is_held
+from cache_server.sweeper import is_claimed
 from memopod.cli.cache import app
+from memopod.cli.release import _release
 from memopod.kube import PODS, TASK_RESULTS
 from memopod.steps import names
 from memopod.steps.finish import task_result
@@ -78,6 +80,23 @@ async def test_a_pod_that_loses_its_label_is_found_by_its_gate(cluster):
     patch = {"metadata": {"labels": {names.STEP_LABEL: None}}}
     await cluster.client.patch(PODS, held["metadata"]["name"], patch, namespace="pipelines")
     assert await release(cluster) == {held["metadata"]["name"]: "released"}
+
+
+async def test_pods_do_not_wait_for_each_others_claims(cluster, monkeypatch):
+    monkeypatch.setattr("memopod.cli.release._AT_ONCE", 1)
+    monkeypatch.setattr("memopod.cli.release._CLAIM_WAIT", 3600.0)
+    pods = [await cluster.held_pod() for _ in range(3)]
+    kubeconfig = cluster.state / "cluster" / "kubeconfig"
+    letting_go = asyncio.create_task(_release(kubeconfig, None, orphaned=False, quiet=True))
+
+    async def claimed(pod):
+        return is_claimed(await cluster.get(pod), datetime.now(UTC))
+
+    async with asyncio.timeout(30):
+        while not all([await claimed(pod) for pod in pods]):  # noqa: ASYNC110 (polls a server)
+            await asyncio.sleep(0.02)
+    letting_go.cancel()
+    await asyncio.gather(letting_go, return_exceptions=True)
 
 
 def test_a_cluster_that_is_not_there_is_an_error_in_one_line(tmp_path):

@@ -1,6 +1,7 @@
 import copy
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -24,6 +25,7 @@ from memopod.steps.key import (
     base_key,
     entry_key,
     evidence,
+    names_run,
     with_template,
 )
 
@@ -482,3 +484,23 @@ def test_lone_surrogates_do_not_crash(make_pod):
     pod = make_pod()
     main(pod)["args"] = [json.loads('"\\ud800"')]
     assert len(key_of(pod)) == 64
+
+
+@pytest.mark.parametrize(
+    ("key", "named"),
+    [
+        ("runs/wf-1/out", True),
+        ("runs/wf-1.tgz", True),
+        ("out-of-wf-1", True),
+        ("metadata/x", False),
+        ("data/x", True),
+        ("wf-12/out", False),
+        ("my-awf-1/out", False),
+        ("pod-a/out", True),
+        ("out", False),
+    ],
+)
+def test_a_key_names_a_run_by_a_whole_word_only(key, named):
+    run = SimpleNamespace(workflow="wf-1", workflow_uid="", pod_name="pod-a")
+    other = SimpleNamespace(workflow="data", workflow_uid="", pod_name="pod-b")
+    assert (names_run([key], run) or names_run([key], other)) == named
