@@ -30,7 +30,9 @@ _SHARED: Final = frozenset({
     "ml_metadata.ArtifactType", "ml_metadata.ExecutionType", "ml_metadata.ContextType",
     "ml_metadata.TransactionOptions",
 })  # fmt: skip
-"""Types are all namespaces' own: their names and those of their properties are not withheld."""
+"""Types are all namespaces' own: their names and those of their properties are not withheld. But which of
+them come along with nodes tells of these, so the types of those that are withheld go with them.
+"""
 
 Readable = Mapping[str, Collection[int]]
 """The ids of the nodes that the caller may read, by kind: `artifact`, `execution`, `context`."""
@@ -38,12 +40,15 @@ Readable = Mapping[str, Collection[int]]
 
 @dataclass(frozen=True, slots=True)
 class Rpc:
-    """An RPC that can be limited; `nodes` are the fields of its answer that hold nodes, and their kinds."""
+    """An RPC that can be limited; `nodes` are the fields of its answer that hold nodes, and their kinds,
+    `types` those that hold the types of these nodes.
+    """
 
     name: str
     request: type[Any]
     response: type[Any]
     nodes: Mapping[str, str]
+    types: Collection[str]
 
     def refusal(self, request: Any) -> str | None:
         """Why this request cannot be limited; None if it can."""
@@ -52,9 +57,12 @@ class Rpc:
             return "filter_query cannot be limited to a namespace"
         return None
 
-    def start(self, request: Any) -> int | None:
-        """The context whose members are asked for; None for any other RPC."""
-        return request.context_id if "context_id" in self.request.DESCRIPTOR.fields_by_name else None
+    def start(self, request: Any) -> tuple[str, int] | None:
+        """Kind and id of the one node whose neighbours are asked for; None for any other RPC."""
+        for kind in ("context", "execution", "artifact"):
+            if f"{kind}_id" in self.request.DESCRIPTOR.fields_by_name:
+                return kind, getattr(request, f"{kind}_id")
+        return None
 
     def nothing(self, request: Any) -> str | None:
         """What the store says, as NOT_FOUND, where there is nothing; None where it answers emptily then.
@@ -96,7 +104,16 @@ class Rpc:
                 getattr(answer, field).extend(kept)
             else:
                 answer.Clear()  # as if there were no such node: its type goes too
+        self._limit_types(answer)
         return withheld
+
+    def _limit_types(self, answer: Any) -> None:
+        shown = {node.type_id for field in self.nodes for node in _each(answer, field)} if self.types else ()
+        for field in self.types:
+            kept = [type(known).FromString(known.SerializeToString())
+                    for known in _each(answer, field) if known.id in shown]  # fmt: skip
+            answer.ClearField(field)
+            getattr(answer, field).extend(kept)
 
 
 def _each(answer: Any, field: str) -> list[Any]:
@@ -119,13 +136,20 @@ def _limitable(method: Any) -> Rpc | None:
     if not method.name.startswith("Get"):
         return None
     nodes: dict[str, str] = {}
+    types: list[str] = []
     for field in method.output_type.fields:
         kind = field.message_type.full_name if field.message_type is not None else ""
         if kind in NODES:
             nodes[field.name] = NODES[kind]
         elif kind not in _SHARED and field.name != "next_page_token":
             return None
-    return Rpc(method.name, *MESSAGES[method.name], nodes)
+        elif kind.endswith("Type"):
+            types.append(field.name)
+    if not nodes:
+        return Rpc(method.name, *MESSAGES[method.name], nodes, ())
+    if not all(_repeated(method.output_type, field) for field in types):
+        return None
+    return Rpc(method.name, *MESSAGES[method.name], nodes, tuple(types))
 
 
 LIMITED: Final[dict[str, Rpc]] = {

@@ -2,7 +2,9 @@
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
 
 import grpc
 import structlog
@@ -18,6 +20,9 @@ from metadata_guard.settings import Settings
 from metadata_guard.store import Store
 
 _DRAIN_SECONDS = 20.0
+_CHECK_SECONDS = 2.0
+_CALLS_AT_ONCE = 2_000
+"""Those that wait for a review included; further ones are refused."""
 _OPTIONS = [
     ("grpc.max_receive_message_length", 100 * 1024 * 1024),
     ("grpc.max_send_message_length", 100 * 1024 * 1024),
@@ -48,31 +53,74 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
     """Serve until `stop`, then let the calls under way finish. Raises OSError if it cannot start."""
     async with (
         Client.from_kubeconfig(settings.kubeconfig or None, user_agent="memopod-guard") as client,
-        Store.channel(settings.store) as channel,
+        _channel(settings) as channel,
     ):
         reviews = Reviews(client, audiences=settings.audiences, seconds=settings.review_seconds)
-        status = health.aio.HealthServicer()
-        server = _server(Guard(reviews, Store(channel)), status)
+        store = Store(channel)
+        guard = Guard(reviews, store, inherit=settings.inherit, concurrency=settings.concurrency)
+        following = _Following(store)
+        server = _server(guard, following.status)
         port = _listen(server, settings)
-        serving = False
-        http = Health({"serving": lambda: serving})
+        http = Health({"store": lambda: following.serving})
         health_port = await http.start(settings.health_host, settings.health_port)
-        await server.start()
-        await status.set("", health_pb2.HealthCheckResponse.SERVING)
-        serving = True
-        structlog.get_logger().info("serving", port=port, health_port=health_port, store=settings.store)
-        try:
-            await stop.wait()
-        finally:
-            serving = False
-            await status.enter_graceful_shutdown()
-            await server.stop(_DRAIN_SECONDS)
-            await http.stop()
+        async with following.run():
+            await server.start()
+            structlog.get_logger().info("serving", port=port, health_port=health_port, store=settings.store)
+            try:
+                await stop.wait()
+            finally:
+                await following.end()
+                await server.stop(_DRAIN_SECONDS)
+                await reviews.close()
+                await http.stop()
     structlog.get_logger().info("stopped")
 
 
+class _Following:
+    """Says that the guard serves while its store says so: asked every two seconds."""
+
+    def __init__(self, store: Store) -> None:
+        self.status = health.aio.HealthServicer()
+        self.serving = False
+        self._store = store
+        self._ended = False
+
+    @asynccontextmanager
+    async def run(self) -> AsyncIterator[None]:
+        """Follow the store until the block ends."""
+        await self.status.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
+        task = asyncio.create_task(self._follow(), name="store's health")
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def end(self) -> None:
+        """Not serving from here on."""
+        self.serving, self._ended = False, True
+        await self.status.enter_graceful_shutdown()
+
+    async def _follow(self) -> None:
+        said = health_pb2.HealthCheckResponse
+        while not self._ended:
+            serving = await self._store.serving()
+            if serving != self.serving and not self._ended:
+                self.serving = serving
+                await self.status.set("", said.SERVING if serving else said.NOT_SERVING)
+                structlog.get_logger().info("the store is there" if serving else "the store does not serve")
+            await asyncio.sleep(_CHECK_SECONDS)
+
+
+def _channel(settings: Settings) -> grpc.aio.Channel:
+    if not settings.store_tls:
+        return Store.channel(settings.store)
+    credentials = Store.credentials(settings.store_ca, settings.store_certificate, settings.store_key)
+    return Store.channel(settings.store, credentials, settings.store_name)
+
+
 def _server(guard: Guard, status: health.aio.HealthServicer) -> grpc.aio.Server:
-    server = grpc.aio.server(options=_OPTIONS)
+    server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=_CALLS_AT_ONCE)
     handlers = {
         method.name: grpc.unary_unary_rpc_method_handler(_handler(guard, method.name))
         for method in SERVICE.methods
@@ -100,6 +148,14 @@ def _listen(server: grpc.aio.Server, settings: Settings) -> int:
     host = settings.listen_address
     address = f"{f'[{host}]' if ':' in host else host}:{settings.grpc_port}"
     try:
+        if settings.tls_certificate:
+            return int(server.add_secure_port(address, _credentials(settings)))
         return int(server.add_insecure_port(address))
     except RuntimeError as error:  # gRPC knows no other
         raise OSError(f"cannot listen on {address}: the port is in use or the address is not here") from error
+
+
+def _credentials(settings: Settings) -> grpc.ServerCredentials:
+    ca = Path(settings.tls_client_ca).read_bytes() if settings.tls_client_ca else None
+    pair = Path(settings.tls_key).read_bytes(), Path(settings.tls_certificate).read_bytes()
+    return grpc.ssl_server_credentials([pair], root_certificates=ca, require_client_auth=ca is not None)

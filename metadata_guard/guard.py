@@ -1,6 +1,8 @@
 """One call: who asks, what the store says, and what of it the caller gets."""
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import AsyncIterator, Collection, Iterable
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import grpc
@@ -8,14 +10,16 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from memopod.kube import ApiError
-from metadata_guard import metrics, ownership
+from metadata_guard import ownership
 from metadata_guard.answers import LIMITED, Rpc
-from metadata_guard.ownership import Namespaces
+from metadata_guard.ownership import Owners
 from metadata_guard.reviews import Caller, Reviews, Unauthenticated
-from metadata_guard.store import Store, StoreError
+from metadata_guard.store import SECONDS, Store, StoreError
 
 _EMPTY_PAGES: Final = 20
 """Pages in a row of which all was withheld that are passed over in one call."""
+_WAITING: Final = 8
+"""Calls that wait for each place."""
 _log = structlog.get_logger()
 
 
@@ -28,24 +32,40 @@ class Refused(Exception):
 
 
 class Guard:
-    """Answers the reads of callers within the namespaces that they may read."""
+    """Answers the reads of callers within the namespaces that they may read.
 
-    def __init__(self, reviews: Reviews, store: Store) -> None:
+    `inherit`: see `ownership`. At most `concurrency` calls read the store at once.
+    """
+
+    def __init__(
+        self, reviews: Reviews, store: Store, *, inherit: Collection[str] = (), concurrency: int = 32
+    ) -> None:
         self._reviews = reviews
         self._store = store
+        self._inherit = frozenset(inherit)
+        self._places = asyncio.Semaphore(concurrency)
+        self._waiting, self._most_waiting = 0, _WAITING * concurrency
 
     async def call(
         self, name: str, payload: bytes, authorization: str | None, seconds: float | None
     ) -> bytes:
-        """The answer to an RPC as its caller may have it. Raises Refused."""
+        """The answer to an RPC as its caller may have it, within so many seconds.
+
+        Raises Refused, whatever fails.
+        """
+        limit = SECONDS if seconds is None else min(seconds, SECONDS)
+        end = asyncio.get_running_loop().time() + limit
         try:
-            caller = await self._reviews.caller(_token(authorization))
-            rpc = LIMITED.get(name)
-            if rpc is None:
-                raise Refused(
-                    grpc.StatusCode.PERMISSION_DENIED, f"{name} cannot be limited to a caller's namespaces"
-                )
-            return await self._read(rpc, _parsed(rpc, payload), caller, seconds)
+            async with asyncio.timeout_at(end):
+                caller = await self._reviews.caller(_token(authorization))
+                rpc = _limited(name)
+                request = _parsed(rpc, payload)
+                async with self._place():
+                    return await self._read(rpc, request, caller, self._store.until(end))
+        except Refused:
+            raise
+        except TimeoutError:
+            raise Refused(grpc.StatusCode.DEADLINE_EXCEEDED, f"{name} did not end in time") from None
         except Unauthenticated as error:
             raise Refused(grpc.StatusCode.UNAUTHENTICATED, str(error)) from None
         except ApiError as error:
@@ -55,40 +75,57 @@ class Guard:
             ) from None
         except StoreError as error:
             raise Refused(error.code, error.message) from None
+        except Exception as error:  # noqa: BLE001 (whatever it is, nothing may be answered)
+            # Not its text, which may quote what is stored.
+            _log.error("a call failed", rpc=name, error=type(error).__name__)
+            raise Refused(grpc.StatusCode.INTERNAL, f"the guard failed at {name}") from None
 
-    async def _read(self, rpc: Rpc, request: Any, caller: Caller, seconds: float | None) -> bytes:
+    @asynccontextmanager
+    async def _place(self) -> AsyncIterator[None]:
+        if self._places.locked() and self._waiting >= self._most_waiting:
+            raise Refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many calls wait already; try again later")
+        self._waiting += 1
+        try:
+            await self._places.acquire()
+        finally:
+            self._waiting -= 1
+        try:
+            yield
+        finally:
+            self._places.release()
+
+    async def _read(self, rpc: Rpc, request: Any, caller: Caller, store: Store) -> bytes:
         refusal = rpc.refusal(request)
         if refusal is not None:
             raise Refused(grpc.StatusCode.PERMISSION_DENIED, refusal)
-        store = self._store.within(seconds)
         start = rpc.start(request)
-        if start is not None and not (await self._readable(caller, store, {"context": {start}}))["context"]:
-            return b""
+        if start is not None:
+            kind, number = start
+            if number not in (await self._readable(caller, store, {kind: {number}}))[kind]:
+                return _nothing(rpc, request)  # even if what surrounds it may be read
         for _ in range(_EMPTY_PAGES):
             answer = await store.call(rpc.name, request)
             readable = await self._readable(caller, store, rpc.ids(answer))
             withheld = rpc.limited(answer, readable)
-            metrics.WITHHELD.labels(rpc.name).inc(withheld)
             token = getattr(answer, "next_page_token", "")
             if not withheld or any(rpc.ids(answer).values()) or not token:
                 break
             request.options.next_page_token = token
-        if withheld and not any(rpc.ids(answer).values()):
-            nothing = rpc.nothing(request)
-            if nothing is not None:
-                raise Refused(grpc.StatusCode.NOT_FOUND, nothing)
+        if withheld and not any(rpc.ids(answer).values()) and rpc.nothing(request) is not None:
+            return _nothing(rpc, request)
         serialized: bytes = answer.SerializeToString()
         return serialized
 
     async def _readable(self, caller: Caller, store: Store, ids: dict[str, set[int]]) -> dict[str, set[int]]:
         """Of these nodes, by kind, the ids of those that the caller may read."""
-        owners: dict[str, dict[int, Namespaces]] = {
-            "artifact": await ownership.of_artifacts(store.ask, ids.get("artifact", ())),
-            "execution": await ownership.of_executions(store.ask, ids.get("execution", ())),
+        owners: dict[str, Owners] = {
+            "artifact": await ownership.of_artifacts(store.ask, ids.get("artifact", ()), self._inherit),
+            "execution": await ownership.of_executions(store.ask, ids.get("execution", ()), self._inherit),
             "context": await ownership.of_contexts(store.ask, ids.get("context", ())),
         }
-        every = {name for known in owners.values() for names in known.values() for name in names}
-        allowed = {name for name in every if await self._reviews.may_read(caller, name)}
+        every = sorted({name for known in owners.values() for names in known.values() for name in names})
+        may = await asyncio.gather(*(self._reviews.may_read(caller, name) for name in every))
+        allowed = {name for name, allows in zip(every, may, strict=True) if allows}
         return {
             kind: {number for number, names in known.items() if _covers(allowed, names)}
             for kind, known in owners.items()
@@ -99,11 +136,26 @@ def _covers(allowed: set[str], names: Iterable[str]) -> bool:
     return allowed.issuperset(names) and bool(names)
 
 
+def _nothing(rpc: Rpc, request: Any) -> bytes:
+    """What the store answers where there is nothing. Raises Refused where that is an error."""
+    message = rpc.nothing(request)
+    if message is not None:
+        raise Refused(grpc.StatusCode.NOT_FOUND, message)
+    return b""
+
+
 def _token(authorization: str | None) -> str:
     scheme, _, token = (authorization or "").partition(" ")
     if scheme.lower() != "bearer" or not token.strip():
         raise Unauthenticated("expected the metadata `authorization: Bearer TOKEN`, with a Kubernetes token")
     return token.strip()
+
+
+def _limited(name: str) -> Rpc:
+    rpc = LIMITED.get(name)
+    if rpc is None:
+        raise Refused(grpc.StatusCode.PERMISSION_DENIED, f"{name} cannot be limited to a caller's namespaces")
+    return rpc
 
 
 def _parsed(rpc: Rpc, payload: bytes) -> Any:

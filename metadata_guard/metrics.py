@@ -1,6 +1,5 @@
-"""What the guard counts."""
+"""What the guard counts: never what it withheld, which whoever may read metrics could watch."""
 
 from prometheus_client import Counter
 
 CALLS = Counter("memopod_guard_calls", "Calls by RPC and gRPC status.", ["rpc", "code"])
-WITHHELD = Counter("memopod_guard_withheld", "Nodes and events left out of answers, by RPC.", ["rpc"])

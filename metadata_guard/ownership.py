@@ -1,8 +1,13 @@
 """The namespaces that a node belongs to, as the store tells.
 
 - A context: its property `namespace`, as the metadata writer and Kubeflow's v2 driver write it for a run.
-- An execution: its own property `namespace`; where it has none, those of all its contexts that have one.
-- An artifact: those of the executions that put it out; where none did, those of its contexts.
+- An execution: its own property `namespace`.
+- An artifact: those of the executions that put it out.
+
+An execution without one, and an artifact that none put out, is nobody's, unless `inherit` names the type of
+a context that it is in: then it is of these contexts' namespaces. (Runs of one name may share a context, and
+whoever may write can put a node into any: so a context says whose its members are only where that is asked
+for.)
 
 A namespace of "" stands for what is not known. Nobody may read that.
 """
@@ -17,6 +22,7 @@ from ml_metadata.proto import metadata_store_service_pb2 as service
 Namespaces = frozenset[str]
 """Who would read a node must be allowed to read all of these."""
 UNKNOWN: Final[Namespaces] = frozenset({""})
+Owners = dict[int, Namespaces]
 
 Ask = Callable[[str, Any], Awaitable[Any]]
 """Sends an RPC's request to the store; NOT_FOUND is an empty answer."""
@@ -35,17 +41,17 @@ def own(node: Any) -> Namespaces:
     return UNKNOWN
 
 
-async def of_executions(ask: Ask, ids: Collection[int]) -> dict[int, Namespaces]:
+async def of_executions(ask: Ask, ids: Collection[int], inherit: Collection[str] = ()) -> Owners:
     """The namespaces of executions by id."""
     found: dict[int, Namespaces] = {}
     for batch in _batches(ids):
         answer = await ask("GetExecutionsByID", service.GetExecutionsByIDRequest(execution_ids=batch))
         found.update({execution.id: own(execution) for execution in answer.executions})
-    silent = [number for number in ids if found.get(number, UNKNOWN) == UNKNOWN]
-    return found | await _of_members(ask, "executions", silent)
+    silent = [number for number, names in found.items() if names == UNKNOWN]
+    return found | await _of_members(ask, "executions", silent, inherit)
 
 
-async def of_artifacts(ask: Ask, ids: Collection[int]) -> dict[int, Namespaces]:
+async def of_artifacts(ask: Ask, ids: Collection[int], inherit: Collection[str] = ()) -> Owners:
     """The namespaces of artifacts by id."""
     makers: defaultdict[int, set[int]] = defaultdict(set)
     for batch in _batches(ids):
@@ -53,25 +59,33 @@ async def of_artifacts(ask: Ask, ids: Collection[int]) -> dict[int, Namespaces]:
         for event in (await ask("GetEventsByArtifactIDs", request)).events:
             if event.type in _OUTPUTS:
                 makers[event.artifact_id].add(event.execution_id)
-    executions = await of_executions(ask, {number for numbers in makers.values() for number in numbers})
+    every = {number for numbers in makers.values() for number in numbers}
+    executions = await of_executions(ask, every, inherit)
     found = {
         artifact: _union(executions.get(number, UNKNOWN) for number in numbers)
         for artifact, numbers in makers.items()
     }
-    return found | await _of_members(ask, "artifacts", [number for number in ids if number not in makers])
+    silent = [number for number in ids if number not in makers]
+    return found | await _of_members(ask, "artifacts", silent, inherit)
 
 
-async def of_contexts(ask: Ask, ids: Collection[int]) -> dict[int, Namespaces]:
+async def of_contexts(ask: Ask, ids: Collection[int]) -> Owners:
     """The namespaces of contexts by id."""
-    found: dict[int, Namespaces] = {}
+    return {context.id: own(context) for context in await _contexts(ask, ids)}
+
+
+async def _contexts(ask: Ask, ids: Collection[int]) -> list[Any]:
+    found: list[Any] = []
     for batch in _batches(ids):
         answer = await ask("GetContextsByID", service.GetContextsByIDRequest(context_ids=batch))
-        found.update({context.id: own(context) for context in answer.contexts})
+        found.extend(answer.contexts)
     return found
 
 
-async def _of_members(ask: Ask, kind: str, ids: Collection[int]) -> dict[int, Namespaces]:
-    """The namespaces of the contexts of each node; of `kind` executions or artifacts."""
+async def _of_members(ask: Ask, kind: str, ids: Collection[int], inherit: Collection[str]) -> Owners:
+    """The namespaces of each node's contexts of the types in `inherit`; `kind`: executions or artifacts."""
+    if not inherit:
+        return dict.fromkeys(ids, UNKNOWN)
     members: defaultdict[int, set[int]] = defaultdict(set)
     for batch in _batches(ids):
         request = service.GetLineageSubgraphRequest()
@@ -84,17 +98,16 @@ async def _of_members(ask: Ask, kind: str, ids: Collection[int]) -> dict[int, Na
         for edge in graph.associations if kind == "executions" else graph.attributions:
             node = edge.execution_id if kind == "executions" else edge.artifact_id
             members[node].add(edge.context_id)
-    contexts = await of_contexts(ask, {number for numbers in members.values() for number in numbers})
-    # A context without a namespace (Kubeflow's `system.Pipeline`) says nothing; none at all is unknown.
-    return {node: _named(contexts.get(number, UNKNOWN) for number in members[node]) for node in ids}
+    every = {number for numbers in members.values() for number in numbers}
+    contexts = {c.id: own(c) for c in await _contexts(ask, every) if c.type in inherit}
+    return {
+        node: _union(contexts[number] for number in members[node] if number in contexts) or UNKNOWN
+        for node in ids
+    }
 
 
 def _union(parts: Iterable[Namespaces]) -> Namespaces:
     return frozenset().union(*parts)
-
-
-def _named(parts: Iterable[Namespaces]) -> Namespaces:
-    return (_union(parts) - UNKNOWN) or UNKNOWN
 
 
 def _batches(ids: Collection[int]) -> Iterable[list[int]]:

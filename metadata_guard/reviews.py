@@ -1,25 +1,25 @@
 """Who a token belongs to, and which namespaces its owner may read: the API server's reviews, kept a while."""
 
+import asyncio
 import hashlib
-import time
-from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final
 
-from memopod.kube import Client, Resource
+from memopod.kube import SUBJECT_ACCESS_REVIEWS, TOKEN_REVIEWS, Client, Resource
+from metadata_guard.kept import Kept
 
-_TOKEN_REVIEWS: Final = Resource(
-    "authentication.k8s.io", "v1", "tokenreviews", "TokenReview", namespaced=False
-)
-_ACCESS_REVIEWS: Final = Resource(
-    "authorization.k8s.io", "v1", "subjectaccessreviews", "SubjectAccessReview", namespaced=False
-)
 _SERVICE_ACCOUNT: Final = "system:serviceaccount:"
+_ACCOUNTS_OF: Final = "system:serviceaccounts:"
+_NAMESPACE: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+"""A DNS label (RFC 1123), as a namespace's name must be; `""` and `*` would ask for all of them."""
 _KEPT: Final = 10_000
 """Reviews that are kept at most: some hundred bytes each."""
-
-T = TypeVar("T")
+_STRANGERS, _STRANGER_SECONDS = 1_000, 5.0
+"""Tokens that the cluster does not know are kept apart: whoever makes them up puts nobody else's out."""
+_AT_ONCE: Final = 16
+_REVIEW_SECONDS: Final = 10.0
 
 
 class Unauthenticated(Exception):
@@ -40,7 +40,9 @@ class Caller:
         """The namespace of a service account; None for anybody else."""
         if not self.name.startswith(_SERVICE_ACCOUNT):
             return None
-        return self.name.removeprefix(_SERVICE_ACCOUNT).partition(":")[0]
+        namespace = self.name.removeprefix(_SERVICE_ACCOUNT).partition(":")[0]
+        # Other authenticators may give names like these, but not the group beside it.
+        return namespace if f"{_ACCOUNTS_OF}{namespace}" in self.groups else None
 
 
 class Reviews:
@@ -49,38 +51,47 @@ class Reviews:
     def __init__(self, client: Client, *, audiences: Sequence[str], seconds: float) -> None:
         self._client = client
         self._audiences = list(audiences)
-        self._callers: _Kept[Caller | None] = _Kept(seconds)
-        self._access: _Kept[bool] = _Kept(seconds)
+        self._callers: Kept[Caller] = Kept(seconds, _KEPT)
+        self._strangers: Kept[None] = Kept(min(seconds, _STRANGER_SECONDS), _STRANGERS)
+        self._access: Kept[bool] = Kept(seconds, _KEPT)
+        self._places = {kind: asyncio.Semaphore(_AT_ONCE) for kind in (TOKEN_REVIEWS, SUBJECT_ACCESS_REVIEWS)}
+
+    async def close(self) -> None:
+        """Give up what is asked."""
+        for kept in (self._callers, self._strangers, self._access):
+            await kept.close()
 
     async def caller(self, token: str) -> Caller:
         """Whose token it is. Raises Unauthenticated."""
         key = hashlib.sha256(token.encode()).digest()
-        found = await self._callers.get(key, lambda: self._review(token))
-        if found is None:
-            raise Unauthenticated("the token is not one that the cluster accepts here")
-        return found
+        if key not in self._strangers:
+            try:
+                return await self._callers.get(key, lambda: self._review(token))
+            except Unauthenticated:
+                self._strangers.put(key, None)
+        raise Unauthenticated("the token is not one that the cluster accepts here")
 
     async def may_read(self, caller: Caller, namespace: str) -> bool:
         """A service account may read its own namespace, and everybody those whose Workflows they may get."""
-        if not namespace:
+        if not _NAMESPACE.fullmatch(namespace):
             return False
         if namespace == caller.namespace:
             return True
         return await self._access.get((caller, namespace), lambda: self._may_get(caller, namespace))
 
-    async def _review(self, token: str) -> Caller | None:
+    async def _review(self, token: str) -> Caller:
         spec: dict[str, Any] = {"token": token}
         if self._audiences:
             spec["audiences"] = self._audiences
-        status = await self._create(_TOKEN_REVIEWS, spec)
-        if status.get("authenticated") is not True:
-            return None
+        status = await self._create(TOKEN_REVIEWS, spec)
+        if status.get("authenticated") is not True or status.get("error"):
+            raise Unauthenticated
         # An authenticator that knows no audiences returns none: then the token is not known to be for us.
         if self._audiences and not set(self._audiences) & set(status.get("audiences") or ()):
-            return None
+            raise Unauthenticated
         user = status.get("user") or {}
         if not user.get("username"):
-            return None
+            raise Unauthenticated
         return Caller(
             str(user["username"]),
             str(user.get("uid") or ""),
@@ -98,30 +109,12 @@ class Reviews:
                 "namespace": namespace, "verb": "get", "group": "argoproj.io", "resource": "workflows",
             },
         }  # fmt: skip
-        status = await self._create(_ACCESS_REVIEWS, spec)
-        return status.get("allowed") is True
+        status = await self._create(SUBJECT_ACCESS_REVIEWS, spec)
+        return status.get("allowed") is True and not status.get("denied")
 
     async def _create(self, resource: Resource, spec: dict[str, Any]) -> dict[str, Any]:
         body = {"apiVersion": resource.api_version, "kind": resource.kind, "spec": spec}
-        answer = await self._client.create(resource, body)
+        async with self._places[resource]:
+            answer = await self._client.create(resource, body, timeout=_REVIEW_SECONDS)
         status: dict[str, Any] = answer.get("status") or {}
         return status
-
-
-class _Kept(Generic[T]):
-    """Answers by key, each for a number of seconds; the oldest go first."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._answers: OrderedDict[Hashable, tuple[float, T]] = OrderedDict()
-
-    async def get(self, key: Hashable, ask: Callable[[], Awaitable[T]]) -> T:
-        known = self._answers.get(key)
-        if known is not None and time.monotonic() < known[0]:
-            return known[1]
-        answer = await ask()
-        self._answers[key] = (time.monotonic() + self._seconds, answer)
-        self._answers.move_to_end(key)
-        while len(self._answers) > _KEPT:
-            self._answers.popitem(last=False)
-        return answer

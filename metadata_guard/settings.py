@@ -1,5 +1,6 @@
 """The guard's settings."""
 
+import ipaddress
 from dataclasses import dataclass
 
 from memopod.service import setting
@@ -11,11 +12,30 @@ class Settings:
 
     listen_address: str = setting(
         "127.0.0.1",
-        "address to listen on, without TLS: callers' tokens come in here, so it belongs into Envoy's Pod",
+        "address to listen on: callers' tokens come in here, so without --tls-certificate only the machine's "
+        "or Pod's own, beside Envoy",
     )
     grpc_port: int = setting(8081, "port of the gRPC service; 0 chooses a free one")
+    tls_certificate: str = setting("", "PEM file: serve TLS with this certificate chain")
+    tls_key: str = setting("", "PEM file: its key")
+    tls_client_ca: str = setting("", "PEM file: clients must show a certificate of these authorities")
     store: str = setting(
-        "metadata-grpc-service:8080", "HOST:PORT of the metadata store", env=["METADATA_STORE"]
+        "metadata-grpc-replicas:8080",
+        "HOST:PORT of the metadata store. Calls go to every address of the name in turn: a headless Service",
+        env=["METADATA_STORE"],
+    )
+    store_tls: bool = setting(False, "speak TLS to the store")
+    store_ca: str = setting("", "PEM file: the authorities of the store's certificate (default: gRPC's own)")
+    store_name: str = setting("", "name in the store's certificate (default: the store's host)")
+    store_certificate: str = setting("", "PEM file: certificate to show to the store")
+    store_key: str = setting("", "PEM file: its key")
+    inherit: tuple[str, ...] = setting(
+        (),
+        "types of contexts whose namespace those members have that name none themselves; system.PipelineRun "
+        "for Kubeflow v2, whose run's root names none (default: none, such members are withheld)",
+    )
+    concurrency: int = setting(
+        32, "calls that read the store at once; eight times as many wait, and more are refused"
     )
     kubeconfig: str = setting(
         "", "path of a kubeconfig; empty: $KUBECONFIG, ~/.kube/config, else the Pod's own account"
@@ -29,3 +49,27 @@ class Settings:
     health_host: str = setting("0.0.0.0", "address of /healthz, /readyz and /metrics")  # noqa: S104
     health_port: int = setting(9096, "port of /healthz, /readyz and /metrics; 0 chooses a free one")
     log_level: str = setting("info", "debug, info, warning or error")
+
+    def __post_init__(self) -> None:
+        if bool(self.tls_certificate) != bool(self.tls_key):
+            raise ValueError("--tls-certificate and --tls-key: expected both or neither")
+        if bool(self.store_certificate) != bool(self.store_key):
+            raise ValueError("--store-certificate and --store-key: expected both or neither")
+        if self.tls_client_ca and not self.tls_certificate:
+            raise ValueError("--tls-client-ca: expected --tls-certificate and --tls-key with it")
+        if (self.store_ca or self.store_name or self.store_certificate) and not self.store_tls:
+            raise ValueError("--store-ca, --store-name, --store-certificate: expected --store-tls with it")
+        if not self.tls_certificate and not _loopback(self.listen_address):
+            raise ValueError(
+                f"--listen-address {self.listen_address}: expected --tls-certificate and --tls-key with it, "
+                "since callers' tokens would cross the network in clear; or 127.0.0.1, beside Envoy"
+            )
+        if self.concurrency < 1:
+            raise ValueError(f"--concurrency: expected at least 1, got {self.concurrency}")
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

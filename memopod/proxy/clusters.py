@@ -28,9 +28,10 @@ _AT_ONCE = 10_000
 def clusters(settings: Settings) -> list[dict[str, Any]]:
     """The clusters that the listeners' routes name."""
     names = [STORE, STORE_FULL] if settings.full else [STORE]
-    found = [{**_grpc(name, settings.stores), **tls.upstream(settings)} for name in names]
+    found = [{**_grpc(name, settings.stores), **tls.to_stores(settings)} for name in names]
     if settings.guard is not None:
-        found.append(_grpc(GUARD, [endpoint(settings.guard, "--guard")]))
+        guards = [endpoint(settings.guard, "--guard")]
+        found.append({**_grpc(GUARD, guards), **tls.to_guard(settings)})
     found.append(
         {
             "name": ADMIN,

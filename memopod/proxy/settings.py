@@ -50,8 +50,16 @@ class Settings:
     )
     guard: str | None = setting(
         None,
-        "HOST:PORT of `memopod metadata-guard`: reads at the listen port go there instead of to the store",
+        "HOST:PORT of `memopod metadata-guard`: reads at the listen port go there instead of to the store. "
+        "On another machine or Pod with --guard-tls only, since callers' tokens go along",
     )
+    guard_tls: bool = setting(False, "speak TLS to the guard")
+    guard_ca: str = setting(
+        "/etc/ssl/certs/ca-certificates.crt", "PEM file: the authorities that the guard's certificate is of"
+    )
+    guard_name: str = setting("", "name in the guard's certificate (default: the guard's host)")
+    guard_certificate: str = setting("", "PEM file: certificate to show to the guard")
+    guard_key: str = setting("", "PEM file: its key")
     cors_origins: tuple[str, ...] = setting(
         (),
         "origins whose pages may read: https://ui.example.org, with * for any part, or * alone for all "
@@ -83,8 +91,7 @@ class Settings:
             raise ValueError("--store: expected HOST:PORT, got nothing")
         for store in self.store:
             endpoint(store, "--store")
-        if self.guard is not None:
-            endpoint(self.guard, "--guard")
+        self._check_guard()
         for origin in self.cors_origins:
             if not _ORIGIN.fullmatch(origin):
                 raise ValueError(f"--cors-origins: expected SCHEME://HOST[:PORT] or *, got {origin!r}")
@@ -102,10 +109,23 @@ class Settings:
                 f"expected different ports, got {', '.join(f'{f} {p}' for f, p in ports.items())}"
             )
 
+    def _check_guard(self) -> None:
+        if self.guard is None:
+            if self.guard_tls:
+                raise ValueError("--guard-tls: expected --guard with it")
+        elif not self.guard_tls and not _loopback(endpoint(self.guard, "--guard").host):
+            raise ValueError(
+                f"--guard {self.guard}: expected --guard-tls with it, since callers' tokens would cross the "
+                "network in clear; or 127.0.0.1, in the same Pod"
+            )
+        if self.guard_certificate and not self.guard_tls:
+            raise ValueError("--guard-certificate: expected --guard-tls with it")
+
     def _check_tls(self) -> None:
         for certificate, key, names in (
             (self.tls_certificate, self.tls_key, "--tls-certificate and --tls-key"),
             (self.store_certificate, self.store_key, "--store-certificate and --store-key"),
+            (self.guard_certificate, self.guard_key, "--guard-certificate and --guard-key"),
         ):
             if bool(certificate) != bool(key):
                 raise ValueError(f"{names}: expected both or neither")
@@ -130,6 +150,13 @@ class Settings:
     def admin(self) -> str:
         """The admin interface's Unix socket; one that starts with @ has no file."""
         return self.admin_socket or f"/tmp/memopod-envoy-{self.listen_port}.sock"  # noqa: S108 (mode 0600)
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def endpoint(text: str, flag: str) -> Endpoint:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from memopod.proxy.settings import Settings
+from memopod.proxy.settings import Settings, endpoint
 
 _TYPE = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3."
 
@@ -21,23 +21,35 @@ def downstream(settings: Settings, protocols: list[str]) -> Mapping[str, Any]:
     return _socket("DownstreamTlsContext", common, require_client_certificate=bool(settings.tls_client_ca))
 
 
-def upstream(settings: Settings) -> Mapping[str, Any]:
-    """The `transport_socket` of the stores' cluster; empty without TLS."""
+def to_stores(settings: Settings) -> Mapping[str, Any]:
+    """The `transport_socket` of the stores' clusters; empty without TLS."""
     if not settings.store_tls:
         return {}
     name = settings.store_name or settings.stores[0].host
+    return _upstream(name, settings.store_ca, settings.store_certificate, settings.store_key)
+
+
+def to_guard(settings: Settings) -> Mapping[str, Any]:
+    """The `transport_socket` of the guard's cluster; empty without TLS."""
+    if settings.guard is None or not settings.guard_tls:
+        return {}
+    name = settings.guard_name or endpoint(settings.guard, "--guard").host
+    return _upstream(name, settings.guard_ca, settings.guard_certificate, settings.guard_key)
+
+
+def _upstream(name: str, ca: str, certificate: str, key: str) -> Mapping[str, Any]:
     common: dict[str, Any] = {
         "alpn_protocols": ["h2"],
         "validation_context": {
-            "trusted_ca": {"filename": settings.store_ca},
-            # An authority may have signed others too: the name must be the store's.
+            "trusted_ca": {"filename": ca},
+            # An authority may have signed others too: the name must be the server's.
             "match_typed_subject_alt_names": [
                 {"san_type": kind, "matcher": {"exact": name}} for kind in ("DNS", "IP_ADDRESS")
             ],
         },
     }
-    if settings.store_certificate:
-        common["tls_certificates"] = [_pair(settings.store_certificate, settings.store_key)]
+    if certificate:
+        common["tls_certificates"] = [_pair(certificate, key)]
     return _socket("UpstreamTlsContext", common, sni=name)
 
 

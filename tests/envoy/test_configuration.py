@@ -22,7 +22,8 @@ def test_the_file_in_the_image_is_the_default_as_it_is_rendered(repository):
     "settings",
     [
         Settings(),
-        Settings(listen_address="::", store=("a:1", "[::1]:2"), guard="guard:8081", full_port=0),
+        Settings(listen_address="::", store=("a:1", "[::1]:2"), guard="127.0.0.1:8081", full_port=0),
+        Settings(guard="guard:8081", guard_tls=True, guard_name="guard.kubeflow.svc", store_tls=True),
         Settings(
             cors_origins=("https://*.example", "*"),
             store_tls=True,
@@ -56,6 +57,10 @@ def test_the_admin_interface_is_a_unix_socket_that_no_other_user_may_open():
         ),
         ({"store": ()}, "--store: expected HOST:PORT, got nothing"),
         ({"guard": "guard"}, "--guard: expected HOST:PORT"),
+        ({"guard": "guard:8081"}, "--guard guard:8081: expected --guard-tls"),
+        ({"guard": "10.0.0.1:8081"}, "--guard 10.0.0.1:8081: expected --guard-tls"),
+        ({"guard_tls": True}, "--guard-tls: expected --guard"),
+        ({"guard_key": "k"}, "--guard-certificate and --guard-key: expected both"),
         ({"listen_address": "localhost"}, "--listen-address: expected an IP address"),
         ({"listen_port": 0}, "--listen-port: expected a port"),
         ({"status_port": 70000}, "--status-port: expected a port"),
@@ -75,8 +80,8 @@ def test_a_setting_that_cannot_be_is_refused_by_its_flags_name(values, message):
 
 def test_the_full_port_is_there_by_default_but_not_beside_a_guard():
     assert Settings().full == 9091
-    assert Settings(guard="guard:8081").full == 0
-    assert Settings(guard="guard:8081", full_port=9092).full == 9092
+    assert Settings(guard="[::1]:8081").full == 0
+    assert Settings(guard="localhost:8081", full_port=9092).full == 9092
     assert Settings(full_port=0).full == 0
 
 

@@ -1,12 +1,15 @@
 """What callers of two namespaces get of one real store, and do not."""
 
 import asyncio
+import contextlib
 import socket
 
 import grpc
 import pytest
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from ml_metadata.proto import metadata_store_pb2 as mlmd
 from ml_metadata.proto import metadata_store_service_pb2 as service
+from prometheus_client import REGISTRY
 
 from memopod.kube import Unavailable
 from memopod.mlmd import StoreClient
@@ -30,7 +33,7 @@ class Known:
             raise Unavailable("no answer")
         if token == "false":
             raise Unauthenticated("the token is not one that the cluster accepts here")
-        return Caller(f"system:serviceaccount:{token}:default")
+        return Caller(f"system:serviceaccount:{token}:default", groups=(f"system:serviceaccounts:{token}",))
 
     async def may_read(self, caller, namespace):
         return bool(namespace) and namespace == caller.namespace
@@ -83,6 +86,23 @@ async def intrude(address):
         await client.call("PutExecution", request)
 
 
+async def make_together(address):
+    """An artifact that executions of both namespaces put out."""
+    async with StoreClient(address) as client:
+        request = service.PutArtifactTypeRequest(artifact_type=mlmd.ArtifactType(name="shared"))
+        artifact = mlmd.Artifact(
+            type_id=(await client.call("PutArtifactType", request)).type_id, name="shared"
+        )
+        request = service.PutExecutionTypeRequest(execution_type=mlmd.ExecutionType(name="maker"))
+        type_id = (await client.call("PutExecutionType", request)).type_id
+        for team in TEAMS:
+            execution = mlmd.Execution(type_id=type_id, name=f"maker-{team}")
+            execution.custom_properties["namespace"].string_value = team
+            request = service.PutExecutionRequest(execution=execution)
+            request.artifact_event_pairs.add(artifact=artifact, event=mlmd.Event(type=mlmd.Event.OUTPUT))
+            artifact.id = (await client.call("PutExecution", request)).artifact_ids[0]
+
+
 async def add_strays(address):
     """Nodes of which nobody says whose they are."""
     async with StoreClient(address) as client:
@@ -102,6 +122,7 @@ def filled(tmp_path_factory):
     async def fill(address):
         await record_runs(address)
         await intrude(address)
+        await make_together(address)
         await add_strays(address)
         return {team: await fill_v2(address, run=f"run-{team}", namespace=team) for team in TEAMS}
 
@@ -121,11 +142,13 @@ def ids(filled):
 async def ask(filled):
     """`await ask(namespace, RPC, field=...)`."""
     async with Store.channel(filled[0]) as channel:
-        guard = Guard(Known(), Store(channel))
+        guard = Guard(Known(), Store(channel), inherit=["system.PipelineRun"])
+        strict = Guard(Known(), Store(channel))
 
-        async def call(token, rpc, **fields):
+        async def call(token, rpc, *, inherit=True, **fields):
             request = getattr(service, f"{rpc}Request")(**fields)
-            answer = await guard.call(rpc, request.SerializeToString(), f"Bearer {token}", 20)
+            chosen = guard if inherit else strict
+            answer = await chosen.call(rpc, request.SerializeToString(), f"Bearer {token}", 20)
             return getattr(service, f"{rpc}Response").FromString(answer)
 
         yield call
@@ -188,6 +211,13 @@ async def test_an_artifact_that_another_namespace_used_is_still_its_makers(ask):
     assert borrowed == []
 
 
+async def test_an_artifact_of_two_namespaces_is_for_those_who_may_read_both(ask, whole):
+    named = {"type_name": "shared", "artifact_name": "shared"}
+    assert (await whole("GetArtifactByTypeAndName", **named)).HasField("artifact")
+    for team in TEAMS:
+        assert not (await ask(team, "GetArtifactByTypeAndName", **named)).HasField("artifact")
+
+
 async def test_what_is_withheld_looks_as_if_it_were_not_there(ask, whole, ids):
     theirs, nothing = ids["team-b"], 10**6
     for rpc, field, number in (
@@ -216,6 +246,65 @@ async def test_what_is_withheld_looks_as_if_it_were_not_there(ask, whole, ids):
         withheld = await code(ask("team-a", rpc, external_ids=[known]))
         assert withheld == await code(ask("team-a", rpc, external_ids=["never"]))
         assert withheld[0] == grpc.StatusCode.NOT_FOUND
+
+
+async def test_the_types_of_what_is_withheld_do_not_come_along(ask, whole, ids):
+    asked = {
+        "artifact_ids": [ids["team-b"]["metrics"], ids["team-a"]["model"]],
+        "populate_artifact_types": True,
+    }
+    types = {known.name for known in (await whole("GetArtifactsByID", **asked)).artifact_types}
+    assert types == {"system.Metrics", "system.Model"}
+    answer = await ask("team-a", "GetArtifactsByID", **asked)
+    assert [known.name for known in answer.artifact_types] == ["system.Model"]
+    asked["artifact_ids"] = [ids["team-b"]["metrics"]]
+    assert await ask("team-a", "GetArtifactsByID", **asked) == service.GetArtifactsByIDResponse()
+
+
+async def test_the_contexts_of_what_is_withheld_are_too_even_if_they_may_be_read(ask, whole):
+    """A node of team-b in the context of team-a."""
+    named = {"type_name": "intruder", "execution_name": "intruder"}
+    execution = (await whole("GetExecutionByTypeAndName", **named)).execution.id
+    (artifact,) = (await whole("GetArtifactsByURI", uris=[uri("team-b", "intruder")])).artifacts
+    for rpc, field, number in (
+        ("GetContextsByExecution", "execution_id", execution),
+        ("GetContextsByArtifact", "artifact_id", artifact.id),
+    ):
+        (run,) = (await whole(rpc, **{field: number})).contexts
+        assert run.name == "written-team-a"
+        withheld = await code(ask("team-a", rpc, **{field: number}))
+        missing = await code(ask("team-a", rpc, **{field: 10**6}))
+        assert withheld == (missing[0], missing[1].replace(str(10**6), str(number)))
+        assert withheld[0] == grpc.StatusCode.NOT_FOUND
+
+
+async def test_what_is_withheld_is_counted_as_what_is_not_there(ask, ids):
+    async def counted(number):
+        before = samples()
+        assert not (await ask("team-a", "GetArtifactsByID", artifact_ids=[number])).artifacts
+        return {name: value - before.get(name, 0) for name, value in samples().items()}
+
+    assert await counted(ids["team-b"]["model"]) == await counted(10**6)
+
+
+def samples():
+    return {
+        (sample.name, *sorted(sample.labels.items())): sample.value
+        for family in REGISTRY.collect()
+        for sample in family.samples
+        if "guard" in sample.name and not sample.name.endswith("_created")
+    }
+
+
+async def test_an_execution_without_a_namespace_is_nobodys_unless_its_run_is_asked(ask, ids):
+    root = ids["team-a"]["root"]
+    asked = {"execution_ids": [root]}
+    assert not (await ask("team-a", "GetExecutionsByID", inherit=False, **asked)).executions
+    assert (await ask("team-a", "GetExecutionsByID", **asked)).executions[0].id == root
+    assert not (await ask("team-b", "GetExecutionsByID", **asked)).executions
+    listed = (await ask("team-a", "GetExecutions", inherit=False)).executions
+    assert listed
+    assert namespaces(listed) == {"team-a"}
 
 
 async def test_what_says_of_no_namespace_is_nobodys(ask, whole):
@@ -311,3 +400,136 @@ async def test_a_request_that_is_none_is_refused(filled):
             Guard(Known(), Store(channel)).call("GetContexts", b"\xff", "Bearer team-a", 20)
         )
     assert status == grpc.StatusCode.INVALID_ARGUMENT
+
+
+@contextlib.asynccontextmanager
+async def stores(*handlers):
+    """Bare gRPC servers in place of replicas of a store, and a channel to all of them: (channel, healths)."""
+    servers, addresses, healths = [], [], []
+    for each in handlers:
+        server, status = grpc.aio.server(), health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(status, server)
+        made = {name: grpc.unary_unary_rpc_method_handler(handle) for name, handle in each.items()}
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE.full_name, made),))
+        addresses.append(f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}")
+        await server.start()
+        servers.append(server)
+        healths.append(status)
+    try:
+        async with Store.channel(f"ipv4:{','.join(addresses)}") as channel:
+            yield channel, healths
+    finally:
+        for server in servers:
+            await server.stop(None)
+
+
+def answering(seen, seconds=0):
+    """Handlers of a store that holds one context of team-a, and notes the time that each call is given.
+
+    `seconds`: what the call takes.
+    """
+
+    async def contexts(request, context):
+        seen.append(context.time_remaining())
+        await asyncio.sleep(seconds)
+        found = mlmd.Context(id=1, type="run")
+        found.custom_properties["namespace"].string_value = "team-a"
+        return service.GetContextsByIDResponse(contexts=[found]).SerializeToString()
+
+    return {"GetContexts": contexts, "GetContextsByID": contexts}
+
+
+async def test_each_call_to_the_store_is_given_the_time_that_is_left():
+    seen = []
+    async with stores(answering(seen, seconds=0.3)) as (channel, _):
+        async with asyncio.timeout(30):
+            while len(seen) < 2:  # the list, and whose they are; a busy machine may not get so far
+                seen.clear()
+                # Below a second gRPC passes milliseconds on; above, it rounds up by as much as a second.
+                with contextlib.suppress(Refused):
+                    await Guard(Known(), Store(channel)).call("GetContexts", b"", "Bearer team-a", 0.95)
+        assert seen[0] <= 0.95
+        assert seen[1] <= 0.65
+        status, message = await code(
+            Guard(Known(), Store(channel)).call("GetContexts", b"", "Bearer team-a", 0.3)
+        )
+    assert (status, message) == (grpc.StatusCode.DEADLINE_EXCEEDED, "GetContexts did not end in time")
+
+
+async def test_so_many_calls_read_the_store_at_once_and_so_many_wait():
+    under_way, most, go = 0, 0, asyncio.Event()
+
+    async def contexts(request, context):
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await go.wait()
+        under_way -= 1
+        return b""
+
+    async with stores({"GetContexts": contexts}) as (channel, _):
+        guard = Guard(Known(), Store(channel), concurrency=2)
+        calls = [
+            asyncio.create_task(guard.call("GetContexts", b"", "Bearer team-a", 30)) for _ in range(2 + 16)
+        ]
+        async with asyncio.timeout(30):
+            while under_way < 2:  # noqa: ASYNC110 (any condition)
+                await asyncio.sleep(0)
+        refused = await code(guard.call("GetContexts", b"", "Bearer team-a", 30))
+        assert refused[0] == grpc.StatusCode.RESOURCE_EXHAUSTED
+        go.set()
+        assert await asyncio.gather(*calls) == [b""] * 18
+        assert most == 2
+        assert await guard.call("GetContexts", b"", "Bearer team-a", 30) == b""
+
+
+async def test_every_replica_of_the_store_that_serves_is_asked():
+    first, second = [], []
+    async with stores(answering(first), answering(second)) as (channel, healths):
+        guard = Guard(Known(), Store(channel))
+        for status in healths:
+            await status.set("", health_pb2.HealthCheckResponse.SERVING)
+
+        async def ask_until(condition):
+            async with asyncio.timeout(30):
+                while not condition():
+                    await guard.call("GetContexts", b"", "Bearer team-a", 20)
+
+        await ask_until(lambda: first and second)
+        await healths[0].set("", health_pb2.HealthCheckResponse.NOT_SERVING)
+
+        async def spared():
+            first.clear()
+            second.clear()
+            for _ in range(2):
+                await guard.call("GetContexts", b"", "Bearer team-a", 20)
+            return not first
+
+        async with asyncio.timeout(30):
+            while not await spared():
+                pass
+        assert len(second) == 4
+
+
+@pytest.mark.parametrize("trouble", [ValueError("secret"), KeyError("secret"), AssertionError("secret")])
+async def test_whatever_fails_ends_as_a_status_that_tells_nothing(filled, trouble):
+    class Broken(Known):
+        async def may_read(self, caller, namespace):
+            raise trouble
+
+    async with Store.channel(filled[0]) as channel:
+        status, message = await code(
+            Guard(Broken(), Store(channel)).call("GetContexts", b"", "Bearer team-a", 20)
+        )
+    assert (status, message) == (grpc.StatusCode.INTERNAL, "the guard failed at GetContexts")
+
+
+async def test_an_answer_of_the_store_that_is_none_is_not_passed_on():
+    async def garbage(request, context):
+        return b"\xff\xffsecret"
+
+    async with stores({"GetContexts": garbage}) as (channel, _):
+        status, message = await code(
+            Guard(Known(), Store(channel)).call("GetContexts", b"", "Bearer team-a", 20)
+        )
+    assert (status, "secret" in message) == (grpc.StatusCode.INTERNAL, False)
