@@ -88,18 +88,14 @@ class _Webhook:
             return _error(400, f"Could not deserialize request: {_cause(error)}")
         if review.request is None:
             return _error(400, "Malformed admission review request: request body is nil")
-        verdict = await self._verdict(review.request)
+        verdict = await self._judged(review.request)
+        if not review.request.dryRun:
+            ADMISSIONS.tally.decisions[_decision(verdict), verdict.reason] += 1
         return web.Response(body=_answer(review, review.request, verdict), content_type=_JSON)
 
-    async def _verdict(self, request: AdmissionRequest) -> Verdict:
-        verdict = (
-            await self._judged(request) if request.is_new_pod else Verdict(held=False, reason="not-a-pod")
-        )
-        if not request.dryRun:
-            ADMISSIONS.tally.decisions[_decision(verdict), verdict.reason] += 1
-        return verdict
-
     async def _judged(self, request: AdmissionRequest) -> Verdict:
+        if not request.is_new_pod:
+            return Verdict(held=False, reason="not-a-pod")
         try:
             return await self._judge(request)
         except (TypeError, AttributeError, KeyError, ValueError, RecursionError) as error:

@@ -1,6 +1,8 @@
 """The reviews that are sent: recordings of Argo 4.1.2, as the API server writes them."""
 
 import json
+import random
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import msgspec
 from cache_server.admission import Policy, admit
 
 SAMPLES = Path(__file__).parents[2] / "tests" / "samples" / "argo-4.1.2"
+RUNS = 64
 CREATOR = "system:serviceaccount:argo:argo"
 POLICY = Policy(secret=b"s" * 32, trusted_creators=frozenset({CREATOR}), hold_seconds=30.0)
 
@@ -54,12 +57,42 @@ def salted(review):
     return review
 
 
-def write(reviews, folder):
-    """Each in a file of its own; returns the mean size in bytes."""
+def of_new_step(review):
+    """Of a step that nobody has seen: the load generator gives a variable of it another value each time."""
+    spec = review["request"]["object"]["spec"]
+    main = next(c for c in spec["containers"] if c["name"] == "main")
+    main.setdefault("env", []).append({"name": "EPOCHS", "value": "SALTSALTSALT"})
+    return review
+
+
+def another_run(review, chosen):
+    """The text of a review of another run: other names, ids, traces and token, wherever they are written."""
+    metadata = review["request"]["object"]["metadata"]
+    owner, annotations = metadata["ownerReferences"][0], metadata["annotations"]
+    number = metadata["name"].rpartition("-")[2]
+    text = msgspec.json.encode(review).decode()
+    fresh = [
+        (owner["name"].rpartition("-")[2], "bcdfghjklmnpqrstvwxz2456789"),
+        (owner["uid"], "0123456789abcdef"),
+    ]
+    fresh += [(number, "0123456789")] if number.isdigit() else []
+    fresh += [
+        (annotations[name], "0123456789abcdef")
+        for name in ("workflows.argoproj.io/trace-id", "workflows.argoproj.io/span-id")
+        if name in annotations
+    ]
+    fresh.append((review["request"]["uid"], "0123456789abcdef"))
+    for old, letters in fresh:
+        text = text.replace(old, "".join("-" if c == "-" else chosen.choice(letters) for c in old))
+    token = "".join(chosen.choices("bcdfghjklmnpqrstvwxz2456789", k=5))
+    return re.sub(r"kube-api-access-[a-z0-9]+", f"kube-api-access-{token}", text).encode()
+
+
+def write(reviews, folder, runs=RUNS):
+    """Reviews of so many runs of each, a line each, in any order; returns the mean size in bytes."""
     folder.mkdir()
-    sizes = []
-    for name, review in reviews:
-        text = msgspec.json.encode(review)
-        (folder / f"{name}.json").write_bytes(text)
-        sizes.append(len(text))
-    return round(sum(sizes) / len(sizes))
+    chosen = random.Random(20261124)
+    texts = [another_run(review, chosen) for _, review in reviews for _ in range(runs)]
+    chosen.shuffle(texts)
+    (folder / "reviews.jsonl").write_bytes(b"\n".join(texts) + b"\n")
+    return round(sum(map(len, texts)) / len(texts))
