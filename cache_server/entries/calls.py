@@ -2,10 +2,11 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from typing import Any, TypeVar
 
 import structlog
+from sqlalchemy import Executable, Row
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -33,15 +34,17 @@ class Database:
     that does not answer takes its own time. `_ending` holds those calls until they have ended.
     """
 
-    def __init__(self, engine: AsyncEngine, *, timeout: float) -> None:
+    def __init__(self, engine: AsyncEngine, *, timeout: float, reader: AsyncEngine | None = None) -> None:
+        """`reader`: an engine of `create_reader`, for `read`; without one the other is used."""
         self.engine = engine
+        self._reader = reader or engine
         self._timeout = timeout
         self._ending: set[asyncio.Task[Any]] = set()
         self._listeners: list[Callable[[str | None], None]] = []
 
     def patient(self, timeout: float) -> "Database":
         """The same connections and listeners with another deadline. Only the first one is to be closed."""
-        other = Database(self.engine, timeout=timeout)
+        other = Database(self.engine, timeout=timeout, reader=self._reader)
         other._listeners = self._listeners
         return other
 
@@ -68,7 +71,25 @@ class Database:
 
         `work` may run several times; of those, one is committed at most.
         """
-        task = asyncio.create_task(self._transact(work), name=f"entries:{name}")
+        return await self._within(name, self._transact(work))
+
+    async def read(self, name: str, statement: Executable, values: Mapping[str, Any]) -> Row[Any]:
+        """The only row that a statement finds, which stands alone. Raises EntriesUnavailable."""
+        return await self._within(name, self._read(statement, values))
+
+    async def _read(self, statement: Executable, values: Mapping[str, Any]) -> Row[Any]:
+        try:
+            async with self._reader.connect() as connection:
+                return (await connection.execute(statement, values)).one()
+        except DBAPIError as error:
+            if not error.connection_invalidated:
+                raise
+        # The server has closed it, and so all others that were open: this one is new.
+        async with self._reader.connect() as connection:
+            return (await connection.execute(statement, values)).one()
+
+    async def _within(self, name: str, work: Coroutine[Any, Any, T]) -> T:
+        task = asyncio.create_task(work, name=f"entries:{name}")
         try:
             await asyncio.wait({task}, timeout=self._timeout)
         finally:
@@ -107,3 +128,4 @@ class Database:
         if self._ending:
             await asyncio.wait(self._ending, timeout=_CLOSING_SECONDS)
         await self.engine.dispose()
+        await self._reader.dispose()

@@ -35,6 +35,15 @@ _CONNECTIONS = 16
 """Connections of one process at most: decisions and recordings under way share them, and a server's
 100 (PostgreSQL) or 151 (MariaDB) connections suffice for several replicas."""
 
+_POOL: dict[str, Any] = {
+    "pool_size": _CONNECTIONS // 4,
+    "max_overflow": _CONNECTIONS // 4,
+    # A server that was restarted is found again: a connection is asked before it is used.
+    "pool_pre_ping": True,
+}
+_ALONE: dict[str, Any] = {"pool_size": _CONNECTIONS // 2, "max_overflow": 0, "pool_pre_ping": False}
+"""Statements that stand alone hold a connection for one answer only."""
+
 _RECYCLE_SECONDS = 1800
 """Age at which a connection is made anew: below the idle limits of servers and load balancers."""
 
@@ -93,6 +102,23 @@ def database_path(url: str) -> Path:
     return Path(parsed.database)
 
 
+def create_reader(url: str, *, busy_timeout: float) -> AsyncEngine:
+    """An engine for statements that read and stand alone: each costs one message and its answer.
+
+    A connection is not asked whether it lives before it is used: whoever reads must try again.
+    """
+    options: dict[str, Any] = {
+        "isolation_level": "AUTOCOMMIT", "skip_autocommit_rollback": True, "pool_reset_on_return": None,
+    }  # fmt: skip
+    match kind_of(url):
+        case "sqlite":
+            return _sqlite_engine(url, busy_timeout, read_only=True, **options)
+        case "mysql":
+            return _mysql_engine(url, busy_timeout, read_only=True, **options, **_ALONE)
+        case "postgresql":
+            return _postgresql_engine(url, busy_timeout, read_only=True, **options, **_ALONE)
+
+
 def create_engine(url: str, *, busy_timeout: float, read_only: bool = False) -> AsyncEngine:
     """An engine for a database URL; nothing is opened yet.
 
@@ -108,10 +134,10 @@ def create_engine(url: str, *, busy_timeout: float, read_only: bool = False) -> 
             return _postgresql_engine(url, busy_timeout, read_only)
 
 
-def _sqlite_engine(url: str, busy_timeout: float, read_only: bool) -> AsyncEngine:
+def _sqlite_engine(url: str, busy_timeout: float, read_only: bool, **options: Any) -> AsyncEngine:
     query = {"mode": "ro" if read_only else "rwc", "uri": "true"}
     target = URL.create(DRIVERS["sqlite"], database=database_path(url).absolute().as_uri(), query=query)
-    engine = create_async_engine(target, hide_parameters=True)
+    engine = create_async_engine(target, hide_parameters=True, **options)
 
     def on_connect(connection: Any, _record: Any) -> None:
         cursor = connection.cursor()
@@ -124,7 +150,7 @@ def _sqlite_engine(url: str, busy_timeout: float, read_only: bool) -> AsyncEngin
     return engine
 
 
-def _mysql_engine(url: str, busy_timeout: float, read_only: bool) -> AsyncEngine:
+def _mysql_engine(url: str, busy_timeout: float, read_only: bool, **options: Any) -> AsyncEngine:
     session = [
         f"SET SESSION sql_mode = '{_SQL_MODE}'",
         # Whole seconds are the server's unit.
@@ -136,7 +162,7 @@ def _mysql_engine(url: str, busy_timeout: float, read_only: bool) -> AsyncEngine
         # Whatever the default of the database, of the server or of a configuration file.
         {"charset": "utf8mb4", "connect_timeout": _CONNECT_SECONDS},
         # Without locks on the gaps between keys, writers of different keys hardly ever deadlock.
-        isolation_level="READ COMMITTED",
+        **{"isolation_level": "READ COMMITTED", **options},
     )
 
     def on_connect(connection: Any, _record: Any) -> None:
@@ -149,13 +175,13 @@ def _mysql_engine(url: str, busy_timeout: float, read_only: bool) -> AsyncEngine
     return engine
 
 
-def _postgresql_engine(url: str, busy_timeout: float, read_only: bool) -> AsyncEngine:
+def _postgresql_engine(url: str, busy_timeout: float, read_only: bool, **options: Any) -> AsyncEngine:
     session = {
         "application_name": "memopod",
         "lock_timeout": str(int(busy_timeout * 1000)),
         "default_transaction_read_only": "on" if read_only else "off",
     }
-    return _server_engine(url, {"server_settings": session, "timeout": _CONNECT_SECONDS})
+    return _server_engine(url, {"server_settings": session, "timeout": _CONNECT_SECONDS}, **options)
 
 
 def _server_engine(url: str, connect_args: dict[str, Any], **options: Any) -> AsyncEngine:
@@ -163,13 +189,9 @@ def _server_engine(url: str, connect_args: dict[str, Any], **options: Any) -> As
         parse_url(url).set(drivername=DRIVERS[kind_of(url)]),
         connect_args=connect_args,
         hide_parameters=True,
-        pool_size=_CONNECTIONS // 2,
-        max_overflow=_CONNECTIONS // 2,
         pool_timeout=_CONNECT_SECONDS,
-        # A server that was restarted is found again: a connection is asked before it is used.
-        pool_pre_ping=True,
         pool_recycle=_RECYCLE_SECONDS,
-        **options,
+        **{**_POOL, **options},
     )
 
 

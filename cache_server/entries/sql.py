@@ -12,7 +12,9 @@ from sqlalchemy import (
     ColumnElement,
     Row,
     Select,
+    String,
     and_,
+    bindparam,
     case,
     delete,
     exists,
@@ -24,7 +26,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from cache_server.entries.calls import Database
-from cache_server.entries.databases import create_engine
+from cache_server.entries.databases import create_engine, create_reader
 from cache_server.entries.entry import EntriesUnavailable, Entry
 from cache_server.entries.layer import Place, Reading
 from cache_server.entries.migrations import check_schema, migrate
@@ -61,15 +63,10 @@ class SqlEntries:
 
         Raises EntriesUnavailable.
         """
-        statement = _reading(namespace, key)
-
-        async def work(connection: AsyncConnection) -> dict[str, Any]:
-            return dict((await connection.execute(statement)).one()._mapping)  # noqa: SLF001
-
-        values = await self.database.call("find", work)
+        row = await self.database.read("find", _READING, {"of_namespace": namespace, "of_key": key})
         with reading("find"):
-            entry = None if values["id"] is None else from_row(values)
-        return Reading(entry, values["namespace_token"])
+            entry = None if row.id is None else from_row(row)
+        return Reading(entry, row.namespace_token)
 
     async def look(self, place: Place) -> Reading:
         """See `Layer.look`."""
@@ -227,12 +224,16 @@ async def put_within(connection: AsyncConnection, added: Sequence[Entry]) -> Sto
     return Stored([entry.id in stand for entry in added], changed)
 
 
-def _reading(namespace: str, key: str) -> Select[Any]:
+def _reading() -> Select[Any]:
     """One row, whether there is an entry or not."""
+    namespace = bindparam("of_namespace", type_=String())
     one = select(literal(1).label("one")).subquery()
     token = select(tokens.c.token).where(tokens.c.namespace == namespace).scalar_subquery()
-    own = and_(entries.c.namespace == namespace, entries.c.entry_key == key)
+    own = and_(entries.c.namespace == namespace, entries.c.entry_key == bindparam("of_key", type_=String()))
     return select(token.label("namespace_token"), entries).select_from(one.join(entries, own, isouter=True))
+
+
+_READING = _reading()
 
 
 @asynccontextmanager
@@ -249,8 +250,10 @@ async def open_entries(
         await check_schema(url)
     else:
         await migrate(url)
-    engine = create_engine(url, busy_timeout=call_timeout * _BUSY_SHARE, read_only=read_only)
-    opened = SqlEntries(Database(engine, timeout=call_timeout))
+    busy = call_timeout * _BUSY_SHARE
+    engine = create_engine(url, busy_timeout=busy, read_only=read_only)
+    reader = create_reader(url, busy_timeout=busy)
+    opened = SqlEntries(Database(engine, timeout=call_timeout, reader=reader))
     try:
         yield opened
     finally:

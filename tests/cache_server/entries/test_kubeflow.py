@@ -28,7 +28,7 @@ from cache_server.entries.kubeflow import (
     read_row,
 )
 from cache_server.placeholder import PlaceholderRules, placeholders
-from cache_server.review import AdmissionRequest, Resource, User
+from cache_server.review import AdmissionRequest, PodText, Resource, User
 from memopod.steps import names
 from memopod.steps.argo import template_text
 from memopod.steps.kubeflow import fingerprint
@@ -352,7 +352,7 @@ async def judged(parts, pod):
     policy = Policy(secret=b"s" * 32, trusted_creators=frozenset({CREATOR}), hold_seconds=30.0)
     request = AdmissionRequest(
         uid="1", resource=Resource("", "v1", "pods"), namespace="kubeflow", userInfo=User(CREATOR),
-        object=msgspec.Raw(msgspec.json.encode(pod)), dryRun=False,
+        object=msgspec.json.decode(msgspec.json.encode(pod), type=PodText), dryRun=False,
     )  # fmt: skip
     return await placeholders(policy, parts.decider, lambda: True, rules)(request)
 
