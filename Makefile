@@ -52,8 +52,8 @@ test: export PYTEST_XDIST_AUTO_NUM_WORKERS ?= $(shell echo $$((2 * $$(nproc))))
 test: $(READY) ## run the test suite
 	$(BIN)/python -m pytest $(ARGS)
 
-test-artifacts: $(READY) ## damage 10 % of 1,000 artifacts under load, and look at who gets what (two minutes)
-	MEMOPOD_ARTIFACTS=1000 $(BIN)/python -m pytest -n0 tests/cache_server/test_usable.py
+test-artifacts: $(READY) control-plane ## damage 10 % of 1,000 artifacts under load, and look at who gets what (minutes)
+	MEMOPOD_ARTIFACTS=1000 $(BIN)/python -m pytest -n0 tests/cache_server/test_usable.py tests/real/test_usable.py
 
 fuzz: $(READY) ## compare a million keys with what decides them, and fingerprints with Go (SEED=, minutes)
 	$(BIN)/python tests/fuzz/fuzz_fingerprints.py $(if $(SEED),--seed $(SEED))
