@@ -29,6 +29,7 @@ from cache_server.pods import SELECTOR, Pods
 from cache_server.recorder import Recorder
 from cache_server.serving import listen, make_decider, make_judge
 from cache_server.settings import OWN, PLACEHOLDER, Settings
+from cache_server.store_probe import ask_regularly
 from cache_server.sweeper import Sweeper
 from cache_server.workers import Workers
 from memopod.kube import PODS, Client, Informer
@@ -132,6 +133,7 @@ async def _serve(
         limits, interval = configuration.retention_limits(settings), settings.retention_interval
         upkeep = [
             group.create_task(counts.write_regularly(), name="counts"),
+            group.create_task(ask_regularly(artifacts), name="object stores"),
             group.create_task(
                 keep_within(database, limits, leads=leads, interval=interval), name="retention"
             ),

@@ -30,6 +30,8 @@ _COMMANDS = {
     "metadata-guard": ("memopod.cli.services", "metadata_guard"),
     "store": ("memopod.cli.store", "app"),
     "envoy": ("memopod.cli.envoy", "app"),
+    "install": ("memopod.cli.install", "app"),
+    "uninstall": ("memopod.cli.uninstall", "uninstall"),
 }
 _SERVICES = ("cache-server", "cache-janitor", "metadata-writer", "metadata-store", "metadata-guard")
 

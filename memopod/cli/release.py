@@ -5,7 +5,7 @@ import json
 import os
 import socket
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -78,17 +78,21 @@ async def _release(
         now, grace = datetime.now(UTC), timedelta(seconds=JANITOR_GRACE)
         listed = (await client.list(PODS, namespace=namespace))["items"]
         pods = [pod for pod in listed if (is_overdue(pod, now, grace) if orphaned else is_held(pod))]
-        slots = asyncio.Semaphore(_AT_ONCE)
-        console = Console(stderr=True, quiet=quiet)
-        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-            bar = progress.add_task("letting go", total=len(pods))
+        return await let_go_all(client, pods, console=Console(stderr=True, quiet=quiet))
 
-            async def one(pod: Pod) -> tuple[str, str, str]:
-                action = await _let_go(client, pod, slots)
-                progress.advance(bar)
-                return pod["metadata"]["namespace"], pod["metadata"]["name"], action
 
-            return await asyncio.gather(*(one(pod) for pod in pods))
+async def let_go_all(client: Client, pods: Sequence[Pod], *, console: Console) -> list[tuple[str, str, str]]:
+    """Finish or release held Pods: namespace, name and what was done, of each."""
+    slots = asyncio.Semaphore(_AT_ONCE)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("letting go", total=len(pods))
+
+        async def one(pod: Pod) -> tuple[str, str, str]:
+            action = await _let_go(client, pod, slots)
+            progress.advance(bar)
+            return pod["metadata"]["namespace"], pod["metadata"]["name"], action
+
+        return await asyncio.gather(*(one(pod) for pod in pods))
 
 
 async def _let_go(client: Client, pod: Pod, slots: asyncio.Semaphore) -> str:

@@ -108,6 +108,8 @@ class Files:
             *("--service-account-signing-key-file", str(self._account_key)),
             *("--authorization-mode", "RBAC", "--service-cluster-ip-range", "10.0.0.0/24"),
             *("--endpoint-reconciler-type", "none", "--profiling=false", "--v", "0"),
+            # No kube-proxy here: a webhook's Service is reached at its endpoints.
+            "--enable-aggregator-routing",
         )
 
 

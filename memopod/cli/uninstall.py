@@ -1,0 +1,186 @@
+"""`memopod uninstall`: take memopod off a cluster so that no Pod stays held."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from cache_server.finish import is_held
+from memopod.cli.installed import CLAIMS, IN_ORDER, PART_OF, webhooks_of
+from memopod.cli.release import let_go_all
+from memopod.kube import (
+    LEASES,
+    MUTATING_WEBHOOKS,
+    NAMESPACES,
+    PODS,
+    SECRETS,
+    ApiError,
+    Client,
+    ConfigurationError,
+    NotFound,
+)
+from memopod.kube.resources import Resource
+
+OWN_LEASES = ("memopod-cache-controller", "memopod-metadata-writer")
+OWN_SECRET = "memopod-cache-certificates"  # noqa: S105 (a name)
+_FOLLOWS = 3.0
+"""Seconds after which every API server has stopped calling a webhook whose configuration is gone."""
+_ROUNDS = 5
+
+Found = tuple[Resource, str]
+
+
+def uninstall(
+    namespace: Annotated[
+        str, typer.Option("--namespace", "-n", help="Where memopod is installed.")
+    ] = "memopod",
+    yes: Annotated[bool, typer.Option("--yes", help="Do it; without it, only tell what would go.")] = False,
+    data: Annotated[
+        bool, typer.Option("--data", help="Volumes and certificates go too, and the namespace memopod.")
+    ] = False,
+    kubeconfig: Annotated[
+        Path | None,
+        typer.Option(
+            "--kubeconfig", metavar="FILE", help="The cluster. Default: $KUBECONFIG, ~/.kube/config."
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Write JSON: what went, or would go.")] = False,
+) -> None:
+    """Take memopod off the cluster: the webhook first, then held Pods are let go, then the rest.
+
+    It can be stopped at any time and run again. Databases, volumes and the Secrets that you made stay.
+
+    Examples:  memopod uninstall (tells what would go)
+
+    memopod uninstall --namespace kubeflow --yes
+    """
+    console = Console(stderr=True, quiet=as_json)
+    try:
+        done, stuck = asyncio.run(_uninstall(kubeconfig, namespace, yes=yes, data=data, console=console))
+    except ConfigurationError as error:
+        _fail(f"{error}; give --kubeconfig FILE")
+    except ApiError as error:
+        _fail(f"{error}; run it again to go on")
+    if as_json:
+        typer.echo(json.dumps({"removed": yes, "objects": done, "held": stuck}, indent=2))
+    else:
+        _show(done, stuck, removed=yes)
+    if stuck and yes:
+        raise typer.Exit(1)
+
+
+async def _uninstall(
+    kubeconfig: Path | None, namespace: str, *, yes: bool, data: bool, console: Console
+) -> tuple[list[dict[str, str]], list[str]]:
+    """What went (or would go), in order, and which Pods are still held at the end."""
+    path = str(kubeconfig) if kubeconfig else None
+    async with Client.from_kubeconfig(path, user_agent="memopod-uninstall") as client:
+        done = []
+        hooks = [
+            (MUTATING_WEBHOOKS, hook["metadata"]["name"]) for hook in await webhooks_of(client, namespace)
+        ]
+        done += [_line(resource, "", name) for resource, name in hooks]
+        for resource, name in hooks if yes else ():
+            await _delete(client, resource, name, None)
+        if hooks and yes:
+            console.print(f"webhook removed; waiting {_FOLLOWS:g} s until no API server calls it any more")
+            await asyncio.sleep(_FOLLOWS)
+        held = await _held(client)
+        for round_ in range(_ROUNDS if yes else 0):
+            if not held:
+                break
+            console.print(f"letting {len(held)} held Pods go" + (", once more" if round_ else ""))
+            await let_go_all(client, held, console=console)
+            held = await _held(client)
+        stuck = [f"{pod['metadata']['namespace']}/{pod['metadata']['name']}" for pod in held]
+        if stuck and yes:
+            # The janitor and the servers stay: they are what can still let these go.
+            return done, stuck
+        async for resource, name in _rest(client, namespace, data=data):
+            done.append(_line(resource, namespace, name))
+            if yes:
+                await _delete(client, resource, name, namespace)
+        return done, stuck
+
+
+async def _held(client: Client) -> list[dict[str, Any]]:
+    return [pod for pod in (await client.list(PODS))["items"] if is_held(pod)]
+
+
+async def _rest(client: Client, namespace: str, *, data: bool) -> AsyncIterator[Found]:
+    for resource in IN_ORDER:
+        place = namespace if resource.namespaced else None
+        listed = await client.list(resource, namespace=place, label_selector=PART_OF)
+        for item in listed["items"]:
+            if resource.namespaced or _is_of(item, namespace):
+                yield resource, item["metadata"]["name"]
+    for lease in (await client.list(LEASES, namespace=namespace))["items"]:
+        if lease["metadata"]["name"].startswith(OWN_LEASES):
+            yield LEASES, lease["metadata"]["name"]
+    if not data:
+        return
+    for claim in (await client.list(CLAIMS, namespace=namespace, label_selector=PART_OF))["items"]:
+        yield CLAIMS, claim["metadata"]["name"]
+    if await _is_there(client, SECRETS, OWN_SECRET, namespace):
+        yield SECRETS, OWN_SECRET
+    for place in (await client.list(NAMESPACES, label_selector=PART_OF))["items"]:
+        if place["metadata"]["name"] == namespace:
+            yield NAMESPACES, namespace
+
+
+def _is_of(item: dict[str, Any], namespace: str) -> bool:
+    """Whether a cluster-wide object is of this installation: a binding names the namespace."""
+    subjects = item.get("subjects")
+    return not isinstance(subjects, Sequence) or any(s.get("namespace") == namespace for s in subjects)
+
+
+async def _is_there(client: Client, resource: Resource, name: str, namespace: str) -> bool:
+    try:
+        await client.get(resource, name, namespace=namespace)
+    except NotFound:
+        return False
+    return True
+
+
+async def _delete(client: Client, resource: Resource, name: str, namespace: str | None) -> None:
+    try:
+        await client.delete(resource, name, namespace=namespace if resource.namespaced else None)
+    except NotFound:
+        return
+
+
+def _line(resource: Resource, namespace: str, name: str) -> dict[str, str]:
+    return {"kind": resource.kind, "namespace": namespace if resource.namespaced else "", "name": name}
+
+
+def _show(done: list[dict[str, str]], stuck: list[str], *, removed: bool) -> None:
+    console = Console()
+    if not done and not stuck:
+        console.print("nothing of memopod is there, and no Pod is held", highlight=False)
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("REMOVED" if removed else "WOULD GO", "NAMESPACE", "NAME"):
+        table.add_column(column)
+    for line in done:
+        table.add_row(line["kind"], line["namespace"], line["name"])
+    console.print(table)
+    if not removed:
+        console.print(f"{len(stuck)} held Pods would be let go; nothing was changed, --yes does it")
+        return
+    if stuck:
+        typer.echo(
+            f"error: {len(stuck)} Pods are still held, so memopod's servers stay: {stuck[:5]}", err=True
+        )
+        typer.echo("next: memopod cache release, then memopod uninstall --yes again", err=True)
+        return
+    console.print("no Pod is held; databases, volumes and Secrets of yours are as they were", highlight=False)
+
+
+def _fail(message: str) -> NoReturn:
+    typer.echo(f"error: {message}", err=True)
+    raise typer.Exit(1)
