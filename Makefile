@@ -6,7 +6,7 @@ READY  := $(VENV)/.ready
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' memopod/__init__.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help bench-webhook setup services control-plane demo test test-artifacts fuzz bench-why bench-store soak-store chaos bench-writer check format lock reference docs image test-image wheel clean bench-controller chaos-controller
+.PHONY: help bench-webhook setup services control-plane demo test test-artifacts test-argo fuzz bench-why bench-store soak-store chaos bench-writer check format lock reference docs image test-image wheel clean bench-controller chaos-controller
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ test: $(READY) ## run the test suite
 
 test-artifacts: $(READY) ## damage 10 % of 1,000 artifacts under load, and look at who gets what (two minutes)
 	MEMOPOD_ARTIFACTS=1000 $(BIN)/python -m pytest -n0 tests/cache_server/test_usable.py
+
+test-argo: $(READY) control-plane ## beside Argo's own controller (ARGO_CONTROLLER=path ARGO_VERSION=x.y.z; tests/argo/README.md)
+	$(BIN)/python -m pytest -n0 tests/argo $(ARGS)
 
 fuzz: $(READY) ## compare a million keys with what decides them, and fingerprints with Go (SEED=, minutes)
 	$(BIN)/python tests/fuzz/fuzz_fingerprints.py $(if $(SEED),--seed $(SEED))

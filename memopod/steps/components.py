@@ -34,6 +34,10 @@ _TEMPLATE_EXCLUDED = _PLACEMENT | {
 }
 _TEMPLATE_SPLIT = ("inputs", "outputs", "script")
 """Fields of a template whose own fields are components, to tell what changed in them."""
+_NOT_READ = KINDS.keys() | {"artifactGC", "deleted"}
+"""Fields of an input artifact that tell where it is and what becomes of it, which Argo hands on from its
+producer: the outputs of a reused step are `artifactGC: Never`, and their readers the same steps as before.
+"""
 _POD_EXCLUDED = _PLACEMENT | {"containers", "initContainers", "volumes"}
 """Containers and volumes are counted on their own."""
 _RESOURCES = frozenset(("resources", "resizePolicy"))
@@ -165,7 +169,7 @@ def _counted_field(field: str, value: Any) -> Any:
             members = [_without_resources(c) for c in value.get("containers") or ()]
             return {**{k: v for k, v in value.items() if k != "retryStrategy"}, "containers": members}
         case "inputs" if isinstance(value, dict) and value.get("artifacts"):
-            artifacts = [{k: v for k, v in a.items() if k not in KINDS} for a in value["artifacts"]]
+            artifacts = [{k: v for k, v in a.items() if k not in _NOT_READ} for a in value["artifacts"]]
             return {**value, "artifacts": artifacts}
     return value
 

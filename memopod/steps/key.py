@@ -23,7 +23,7 @@ from memopod.steps.framing import canonical, frame
 from memopod.steps.locations import KINDS, kind_of
 from memopod.steps.volumes import counted_volumes, unknown_volumes
 
-KEY_VERSION = 2
+KEY_VERSION = 3
 """Version of the rules. Keys of different versions never match."""
 
 

@@ -290,6 +290,9 @@ NOT_SEMANTIC = {
     "archive location": lambda p, n=0: template(
         p, lambda t: t.update(archiveLocation={"s3": {"key": f"k{n}"}})
     ),
+    "who collects an input artifact": lambda p, n=0: template(
+        p, lambda t: t["inputs"]["artifacts"][0].update(artifactGC={"strategy": f"s{n}"}, deleted=n % 2 == 0)
+    ),
     "metrics": lambda p, n=0: template(p, lambda t: t.update(metrics={"prometheus": [any_value(n)]})),
     "synchronization": lambda p, n=0: template(
         p, lambda t: t.update(synchronization={"mutex": any_value(n)})

@@ -11,7 +11,7 @@ import time
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from memopod.kube import CONFIG_MAPS, PODS, TASK_RESULTS, WORKFLOWS, Conflict, Informer, NotFound
@@ -108,6 +108,14 @@ def edit_template(pod, edit):
                 template = json.loads(variable["value"])
                 edit(template)
                 variable["value"] = json.dumps(template)
+
+
+def _hand_on(produced, template):
+    """An input artifact is its producer's, with whatever was reported of it beside its place."""
+    reported = {a["name"]: a for outputs in produced for a in outputs.get("artifacts", ())}
+    for artifact in (template.get("inputs") or {}).get("artifacts", ()):
+        told = reported.get(artifact["name"], {})
+        artifact.update({k: told[k] for k in ("artifactGC", "deleted") if k in told})
 
 
 def only_default_artifact(pod):
@@ -349,6 +357,9 @@ class Argo:
 
     async def _create(self, run, step):
         pod, node = build_pod(self.version, step, run.workflow, run.steps.values())
+        produced = [run.nodes[name].outputs or {} for name in step.after]
+        if any(outputs.get("artifacts") for outputs in produced) and template_of(pod):
+            edit_template(pod, partial(_hand_on, produced))
         if self.finalizer:
             pod["metadata"]["finalizers"] = ["workflows.argoproj.io/status"]
         template = template_of(pod)

@@ -42,7 +42,7 @@ def key_of(pod):
 
 def fitting(sample, kind, change, n=0):
     """A recorded Pod before and after a change of that kind, of the first recording that it fits."""
-    for name in ("parameters.make", "script.s", "containerset"):
+    for name in ("parameters.make", "script.s", "containerset", "artifacts.use"):
         pod = sample("4.1.2", f"{name}.admission")["request"]["object"]
         before = key_of(pod)
         try:
