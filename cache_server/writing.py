@@ -23,8 +23,8 @@ _IN_FLIGHT_SECONDS = 2.0
 _PAUSE = 0.5
 _MAYBE_WRITTEN = (409, 429)
 """Client errors after which the object may be there, or may be created in a moment."""
-_TOO_LARGE = "request is too large"
-"""What etcd says of an object that is too large for it; the API server answers 500 then."""
+_TOO_LARGE = ("request is too large", "larger than max")
+"""What etcd, and the API server's own client of it, say of an object that is too large; that is a 500."""
 
 
 class NotWritten(Exception):
@@ -86,7 +86,7 @@ async def write_result(
 
 def _is_refusal(error: ApiError) -> bool:
     if error.status >= 500:
-        return _TOO_LARGE in str(error)
+        return any(said in str(error) for said in _TOO_LARGE)
     return error.status >= 400 and error.status not in _MAYBE_WRITTEN
 
 

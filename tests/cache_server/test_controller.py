@@ -1,40 +1,27 @@
+"""The decision for a held Pod: whether it is reused, and why not."""
+
 import asyncio
 import json
 import sqlite3
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from cache_server.finish import is_held
-from cache_server.sweeper import Sweeper, is_claimed
+from cache_server.sweeper import Sweeper
 from memopod.kube import (
     CONFIG_MAPS,
     EVENTS,
     NAMESPACES,
     PODS,
     TASK_RESULTS,
-    ApiError,
-    Conflict,
     Forbidden,
-    Invalid,
     NotFound,
-    Unavailable,
     fetch_outputs,
 )
 from memopod.steps import names, read_step
 from memopod.steps.staleness import StalenessRules
-
-OUTPUTS = {"parameters": [{"name": "Output", "value": "hello", "valueFrom": {"path": "/tmp/o"}}]}
-
-
-def marks(pod):
-    annotations = pod["metadata"]["annotations"]
-    return annotations.get(names.DECISION), annotations.get(names.REASON)
-
-
-def state(pod):
-    return pod["metadata"]["labels"][names.STEP_LABEL]
+from tests.cache_server.marks import OUTPUTS, marks, state
 
 
 async def test_a_step_without_entry_runs_with_one_write(cluster, parts):
@@ -318,150 +305,6 @@ async def test_a_database_that_does_not_answer_means_that_the_step_runs(cluster,
     assert marks(released) == ("run", "entries-unavailable")
 
 
-class Stop(BaseException):
-    """The process ends here."""
-
-
-async def stop_after(write_to_stop_at, *, done):
-    async def fault(write, call):
-        if write != write_to_stop_at:
-            return await call()
-        if done:
-            await call()
-        raise Stop
-
-    return fault
-
-
-@pytest.mark.parametrize("survivor", ["leader", "sweeper"])
-@pytest.mark.parametrize("done", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize(
-    "write", ["create workflowtaskresults", "patch status pods"], ids=["result", "status"]
-)
-async def test_whoever_meets_what_a_dead_leader_left_reuses_whole_or_runs_as_written(
-    cluster, parts, write, done, survivor
-):
-    await parts.entry(OUTPUTS)
-    pod = await cluster.held_pod()
-    cluster.client.fault = await stop_after(write, done=done)
-    decision = await parts.decider.decide(pod)
-    with pytest.raises(Stop):
-        await parts.controller._reuse(pod, decision)
-    cluster.client.fault = None
-
-    left = await cluster.get(pod)
-    written = await cluster.result(pod) is not None
-    if survivor == "leader":
-        left = await parts.decide(left)
-    else:
-        sweeper = Sweeper(cluster.client, identity="s", claim_wait=0.01)
-        await sweeper._handle(left) if is_held(left) else None
-        left = await cluster.get(pod)
-    assert not is_held(left)
-    if written or survivor == "leader":
-        assert left["status"]["phase"] == "Succeeded"
-        assert (await cluster.result(pod))["outputs"] == OUTPUTS
-    else:
-        assert marks(left) == ("run", "overdue")
-        assert await cluster.result(pod) is None
-
-
-@pytest.mark.parametrize("done", [False, True], ids=["lost-request", "lost-answer"])
-async def test_a_write_without_answer_is_asked_about_before_anything_else(cluster, parts, done):
-    await parts.entry(OUTPUTS)
-    pod = await cluster.held_pod()
-    failures = iter([True])
-
-    async def fault(write, call):
-        if write == "create workflowtaskresults" and next(failures, False):
-            if done:
-                await call()
-            raise Unavailable("no answer", reason="Timeout")
-        return await call()
-
-    cluster.client.fault = fault
-    finished = await parts.decide(pod)
-    assert finished["status"]["phase"] == "Succeeded"
-    assert state(finished) == names.REUSED
-
-
-async def test_a_pod_that_changes_while_it_is_finished_is_finished_all_the_same(cluster, parts):
-    await parts.entry(OUTPUTS)
-    pod = await cluster.held_pod()
-
-    async def fault(write, call):
-        if write == "patch status pods":
-            cluster.client.fault = None
-            touched = {"metadata": {"labels": {"touched": "yes"}}}
-            await cluster.client.patch(PODS, pod["metadata"]["name"], touched, namespace="pipelines")
-        return await call()
-
-    cluster.client.fault = fault
-    finished = await parts.decide(pod)
-    assert finished["status"]["phase"] == "Succeeded"
-    assert finished["metadata"]["labels"]["touched"] == "yes"
-
-
-async def test_a_pod_that_is_deleted_while_it_is_finished_is_let_be(cluster, parts):
-    await parts.entry(OUTPUTS)
-    pod = await cluster.held_pod()
-
-    async def fault(write, call):
-        if write == "patch status pods":
-            cluster.client.fault = None
-            await cluster.client.delete(PODS, pod["metadata"]["name"], namespace="pipelines", grace_seconds=0)
-        return await call()
-
-    cluster.client.fault = fault
-    parts.controller.see(pod)
-    async with asyncio.timeout(5):
-        await parts.controller.drain(10.0)
-    with pytest.raises(NotFound):
-        await cluster.get(pod)
-    assert cluster.client.fault is None
-
-
-async def test_an_overdue_pod_is_claimed_and_released(cluster, parts):
-    pod = await cluster.held_pod(now=datetime.now(UTC) - timedelta(seconds=31))
-    sweeper = Sweeper(cluster.client, identity="sweeper-1", claim_wait=0.01)
-    sweeper.sweep([pod])
-    await sweeper.drain(10.0)
-    released = await cluster.get(pod)
-    assert marks(released) == ("run", "overdue")
-    assert released["metadata"]["annotations"][names.CLAIMED_BY].startswith("sweeper-1/")
-
-
-async def test_overdue_pods_do_not_wait_for_each_others_claims(cluster, parts):
-    late = datetime.now(UTC) - timedelta(seconds=31)
-    pods = [await cluster.held_pod(now=late, node=str(n)) for n in range(3)]
-    claimed, claims = asyncio.Event(), []
-
-    async def count(write, call):
-        claims.append(await call())
-        if len(claims) == len(pods):
-            claimed.set()
-        return claims[-1]
-
-    cluster.client.fault = count
-    sweeper = Sweeper(cluster.client, identity="sweeper-1", claim_wait=3600.0, concurrency=1)
-    sweeper.sweep(pods)
-    await asyncio.wait_for(claimed.wait(), 30)
-    await sweeper.drain(0.0)
-    assert all([is_claimed(await cluster.get(pod), datetime.now(UTC)) for pod in pods])
-
-
-async def test_two_sweepers_release_a_pod_once(cluster, parts):
-    pod = await cluster.held_pod(now=datetime.now(UTC) - timedelta(seconds=31))
-    sweepers = [Sweeper(cluster.client, identity=f"s{i}", claim_wait=0.05) for i in range(2)]
-    cluster.client.writes.clear()
-    for sweeper in sweepers:
-        sweeper.sweep([pod])
-    for sweeper in sweepers:
-        await sweeper.drain(10.0)
-    assert marks(await cluster.get(pod)) == ("run", "overdue")
-    assert cluster.client.writes.count("patch pods") == 3, "two claims, of which one is refused"
-
-
 def with_config_map(pod):
     pod["spec"]["containers"][1].setdefault("env", []).append(
         {"name": "C", "valueFrom": {"configMapKeyRef": {"name": "settings", "key": "mode"}}}
@@ -524,141 +367,6 @@ async def test_outputs_that_come_late_are_waited_for(cluster, parts):
     assert await parts.record(pod) is not None
 
 
-# Artifacts: the step `archive-logs` of the recordings, with one key-only output artifact.
-
-
-def with_artifact(pod):
-    for variable in pod["spec"]["initContainers"][0]["env"]:
-        if variable["name"] == "ARGO_TEMPLATE":
-            template = json.loads(variable["value"])
-            template["outputs"] = {"artifacts": [{"name": "data", "path": "/tmp/d"}]}
-            template["archiveLocation"] = {
-                "s3": {"endpoint": "minio-service.kubeflow:9000", "bucket": "mlpipeline", "key": "k"}
-            }
-            variable["value"] = json.dumps(template)
-
-
-class Stored:
-    """The artifact that the first run of the step leaves in the bucket, under that run's name."""
-
-    def __init__(self, bucket):
-        self.bucket = bucket
-        self.path = None
-
-    def of(self, pod, text="the artifact"):
-        key = f"artifacts/{pod['metadata']['name']}/data"
-        self.path = self.bucket / key
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text(text)
-        return {"artifacts": [{"name": "data", "path": "/tmp/d", "s3": {"key": key}}]}
-
-
-@pytest.fixture
-def stored(bucket):
-    return Stored(bucket)
-
-
-async def artifact_entry(cluster, parts, stored):
-    pod = await parts.decide(await cluster.held_pod(change=with_artifact))
-    entry = await parts.record(await cluster.run(pod, stored.of(pod)))
-    assert entry is not None
-    return entry
-
-
-async def test_an_artifact_that_is_there_unchanged_is_reused_where_it_is(cluster, parts, stored):
-    entry = await artifact_entry(cluster, parts, stored)
-    assert entry.outputs.artifacts[0].size == len("the artifact")
-    pod = await parts.decide(await cluster.held_pod(change=with_artifact))
-    assert marks(pod) == ("reuse", "hit")
-    reused = (await cluster.result(pod))["outputs"]["artifacts"][0]
-    assert reused["s3"] == {"key": f"artifacts/{entry.pod_name}/data"}
-    assert reused["artifactGC"] == {"strategy": "Never"}
-
-
-async def test_a_reused_step_names_the_log_of_the_run_that_produced_its_outputs(cluster, parts, stored):
-    pod = await parts.decide(await cluster.held_pod(change=with_artifact))
-    outputs = stored.of(pod)
-    log = {"name": "main-logs", "s3": {"key": f"artifacts/{pod['metadata']['name']}/main.log"}}
-    (stored.path.parent / "main.log").write_text("what it said")
-    outputs["artifacts"].append(log)
-    entry = await parts.record(await cluster.run(pod, outputs))
-    assert [a.name for a in entry.outputs.artifacts] == ["data"]
-    pod = await parts.decide(await cluster.held_pod(change=with_artifact))
-    annotations = pod["metadata"]["annotations"]
-    assert annotations[names.SOURCE_POD] == entry.pod_name
-    assert annotations[names.SOURCE_LOGS] == f"minio://mlpipeline/{log['s3']['key']}"
-
-
-@pytest.mark.parametrize("damage", ["deleted", "changed"])
-async def test_an_artifact_that_is_gone_or_changed_is_a_miss_and_the_run_repairs_it(
-    cluster, parts, stored, damage
-):
-    entry = await artifact_entry(cluster, parts, stored)
-    stored.path.unlink()
-    if damage == "changed":
-        stored.path.write_text("another one!")
-    pod = await parts.decide(await cluster.held_pod(change=with_artifact))
-    assert marks(pod) == ("run", "outputs-gone")
-    assert await parts.entries.get(entry.id) is None
-    assert await parts.record(await cluster.run(pod, stored.of(pod))) is not None
-    assert marks(await parts.decide(await cluster.held_pod(change=with_artifact))) == ("reuse", "hit")
-
-
-async def test_a_store_that_cannot_be_asked_means_that_the_step_runs(cluster, parts, stored, bucket):
-    entry = await artifact_entry(cluster, parts, stored)
-    bucket.rename(bucket.with_name("away"))
-    pod = await parts.decide(await cluster.held_pod(change=with_artifact))
-    assert marks(pod) == ("run", "outputs-unchecked")
-    assert await parts.entries.get(entry.id) is not None
-
-
-async def test_an_artifact_that_its_workflow_takes_with_it_makes_no_entry(cluster, parts, stored):
-    workflow = await cluster.workflow(artifactGC={"strategy": "OnWorkflowDeletion"})
-    held = await cluster.hold(cluster.pod_of(workflow, change=with_artifact))
-    pod = await parts.decide(held)
-    assert await parts.record(await cluster.run(pod, stored.of(pod))) is None
-
-
-async def test_what_was_written_after_the_step_had_ended_makes_no_entry(cluster, parts, stored):
-    pod = await parts.decide(await cluster.held_pod(change=with_artifact))
-    long_ago = datetime.now(UTC) - timedelta(minutes=1)
-    outputs = stored.of(pod, "overwritten before anybody recorded it")
-    assert await parts.record(await cluster.run(pod, outputs, finished=long_ago)) is None
-
-
-async def test_an_output_that_nobody_could_describe_is_not_reused_and_not_retired(
-    cluster, parts, stored, bucket
-):
-    unknown = await undescribed_entry(cluster, parts, stored)
-    pod = await parts.decide(await cluster.held_pod(change=with_artifact))
-    assert marks(pod) == ("run", "outputs-unchecked")
-    assert await parts.entries.get(unknown.id) is not None
-
-
-async def undescribed_entry(cluster, parts, stored):
-    """An entry that was recorded while no store could be asked."""
-    entry = await artifact_entry(cluster, parts, stored)
-    blind = replace(entry.outputs.artifacts[0], etag=None, digest=None, size=None)
-    unknown = replace(
-        entry, id="f" * 32, pod_uid="other", outputs=replace(entry.outputs, artifacts=(blind,)),
-        finished_at=entry.finished_at + timedelta(seconds=1),
-    )  # fmt: skip
-    assert await parts.entries.put(unknown)
-    return unknown
-
-
-async def test_at_best_effort_an_output_that_nobody_could_describe_must_still_be_there(
-    cluster, parts, stored, bucket
-):
-    unknown = await undescribed_entry(cluster, parts, stored)
-    lenient = type(parts)(cluster, parts.entries, bucket, check="best-effort")
-    assert marks(await lenient.decide(await cluster.held_pod(change=with_artifact))) == ("reuse", "hit")
-    stored.path.unlink()
-    pod = await lenient.decide(await cluster.held_pod(change=with_artifact))
-    assert marks(pod) == ("run", "outputs-gone")
-    assert await parts.entries.get(unknown.id) is None
-
-
 async def test_a_held_pod_that_is_being_deleted_is_left_alone(cluster, parts):
     def finalized(pod):
         pod["metadata"]["finalizers"] = ["workflows.argoproj.io/status"]
@@ -669,16 +377,6 @@ async def test_a_held_pod_that_is_being_deleted_is_left_alone(cluster, parts):
     cluster.client.writes.clear()
     assert is_held(await parts.decide(pod))
     assert cluster.client.writes == []
-
-
-@pytest.mark.parametrize("place", ["latest", "of-{workflow}", "{workflow}"])
-async def test_an_artifact_at_a_place_that_others_may_write_to_makes_no_entry(cluster, parts, bucket, place):
-    pod = await parts.decide(await cluster.held_pod(change=with_artifact))
-    place = place.format(workflow=pod["metadata"]["ownerReferences"][0]["name"])
-    (bucket / place).mkdir()
-    (bucket / place / "data").write_text("of whoever came last")
-    outputs = {"artifacts": [{"name": "data", "path": "/tmp/d", "s3": {"key": f"{place}/data"}}]}
-    assert await parts.record(await cluster.run(pod, outputs)) is None
 
 
 async def test_a_run_in_whose_place_our_result_stands_makes_no_entry(cluster, parts):
@@ -699,119 +397,6 @@ async def test_a_pod_that_somebody_claimed_is_not_reused_any_more(cluster, parts
     claim = {"metadata": {"annotations": {names.CLAIMED_BY: f"s/{datetime.now(UTC).isoformat()}"}}}
     pod = await cluster.client.patch(PODS, pod["metadata"]["name"], claim, namespace="pipelines")
     assert marks(await parts.decide(pod)) == ("run", "too-late")
-
-
-@pytest.mark.parametrize("status", [400, 403, 413, 422, 404])
-async def test_a_result_that_the_server_refuses_means_that_the_step_runs(cluster, parts, status):
-    await parts.entry(OUTPUTS)
-    pod = await cluster.held_pod()
-
-    async def refuse(write, call):
-        if write == "create workflowtaskresults":
-            raise ApiError("refused", status=status, reason="Refused")
-        return await call()
-
-    cluster.client.fault = refuse
-    assert marks(await parts.decide(pod)) == ("run", "result-refused")
-
-
-@pytest.mark.parametrize("late", [0, 22], ids=["early", "late"])
-async def test_a_server_that_fails_to_write_a_result_means_that_the_step_runs(cluster, parts, late):
-    await parts.entry(OUTPUTS)
-    pod = await cluster.held_pod(now=datetime.now(UTC) - timedelta(seconds=late))
-    cluster.client.writes.clear()
-
-    async def fail(write, call):
-        if write == "create workflowtaskresults":
-            raise Unavailable("internal error", status=500, reason="InternalError")
-        return await call()
-
-    cluster.client.fault = fail
-    released = await parts.decide(pod)
-    assert marks(released) == ("run", "result-refused")
-    assert cluster.client.writes.count("create workflowtaskresults") < 8, "not without a pause"
-
-
-async def test_a_result_that_etcd_finds_too_large_is_not_tried_again(cluster, parts):
-    await parts.entry(OUTPUTS)
-    pod = await cluster.held_pod()
-    cluster.client.writes.clear()
-
-    async def fail(write, call):
-        if write == "create workflowtaskresults":
-            raise Unavailable("500: etcdserver: request is too large", status=500, reason="InternalError")
-        return await call()
-
-    cluster.client.fault = fail
-    assert marks(await parts.decide(pod)) == ("run", "result-refused")
-    assert cluster.client.writes.count("create workflowtaskresults") == 1
-
-
-async def test_a_pod_is_left_to_others_while_nobody_says_whether_its_result_was_written(
-    cluster, parts, monkeypatch
-):
-    await parts.entry(OUTPUTS)
-    pod = await cluster.held_pod()
-    get, lost = cluster.client.get, []
-
-    async def lose(write, call):
-        if write == "create workflowtaskresults":
-            await call()
-            lost.append(write)
-            raise Unavailable("no answer", reason="Timeout")
-        return await call()
-
-    async def unanswered(resource, *arguments, **options):
-        if resource is TASK_RESULTS and lost:
-            raise Unavailable("no answer", reason="Timeout")
-        return await get(resource, *arguments, **options)
-
-    cluster.client.fault = lose
-    monkeypatch.setattr(cluster.client, "get", unanswered)
-    async with asyncio.timeout(30):
-        assert is_held(await parts.decide(pod))
-    monkeypatch.undo()
-    cluster.client.fault = None
-    assert state(await parts.decide(pod)) == names.REUSED
-
-
-@pytest.mark.parametrize("touched", [False, True], ids=["for-no-reason", "its-status-changed"])
-async def test_a_gate_that_is_not_lifted_at_once_is_lifted_with_the_next_try(cluster, parts, touched):
-    pod = await cluster.held_pod()
-    status = {"status": {"message": "as the scheduler says"}}
-    tries = []
-
-    async def fault(write, call):
-        if write != "patch pods":
-            return await call()
-        tries.append(write)
-        if len(tries) > 1:
-            return await call()
-        if touched:
-            name = pod["metadata"]["name"]
-            await cluster.client.patch(PODS, name, status, namespace="pipelines", subresource="status")
-            return await call()
-        raise Conflict("the object has been modified", status=409, reason="Conflict")
-
-    cluster.client.fault = fault
-    assert marks(await parts.decide(pod)) == ("run", "miss")
-    assert len(tries) == 2
-
-
-async def test_a_refused_status_is_tried_again_and_never_released(cluster, parts):
-    await parts.entry(OUTPUTS)
-    pod = await cluster.held_pod()
-    refusals = iter([True, True])
-
-    async def refuse(write, call):
-        if write == "patch status pods" and next(refusals, False):
-            raise Invalid("refused for now", status=422, reason="Invalid")
-        return await call()
-
-    cluster.client.fault = refuse
-    finished = await parts.decide(pod)
-    assert state(finished) == names.REUSED
-    assert "patch pods" not in cluster.client.writes[-4:]
 
 
 @pytest.mark.parametrize(
@@ -857,76 +442,3 @@ async def test_a_step_is_recorded_although_the_database_was_away_for_long(cluste
         while ended["metadata"]["uid"] in recorder._jobs:  # noqa: ASYNC110 (no event to wait for)
             await asyncio.sleep(0.01)
     assert await parts.record(ended) is not None
-
-
-# A step that follows another one within a moment: its input's producer is still being recorded.
-
-
-def consuming(key):
-    def change(pod):
-        for variable in pod["spec"]["initContainers"][0]["env"]:
-            if variable["name"] == names.ENV_TEMPLATE:
-                template = json.loads(variable["value"])
-                place = {"endpoint": "minio-service.kubeflow:9000", "bucket": "unknown", "key": key}
-                artifact = {"name": "in", "path": "/tmp/in", "s3": place}
-                template["inputs"] = {"artifacts": [artifact]}
-                variable["value"] = json.dumps(template)
-
-    return change
-
-
-def producing_elsewhere(pod):
-    with_artifact(pod)
-    for variable in pod["spec"]["initContainers"][0]["env"]:
-        if variable["name"] == names.ENV_TEMPLATE:
-            variable["value"] = variable["value"].replace("mlpipeline", "unknown")
-
-
-async def test_a_step_waits_until_the_producer_of_its_input_is_recorded(cluster, parts, monkeypatch):
-    pod = await parts.decide(await cluster.held_pod(change=producing_elsewhere))
-    key = f"artifacts/{pod['metadata']['name']}/data"
-    reported = {"artifacts": [{"name": "data", "path": "/tmp/d", "s3": {"key": key}}]}
-    ended = await cluster.run(pod, reported)
-    go_on, put = asyncio.Event(), parts.entries.put
-
-    async def late(entry):
-        await go_on.wait()
-        return await put(entry)
-
-    monkeypatch.setattr(parts.entries, "put", late)
-    parts.recorder.see(ended)
-    held = await cluster.held_pod(change=consuming(key))
-    parts.controller.see(held)
-    await asyncio.sleep(0.2)
-    assert is_held(await cluster.get(held)), "not decided while its producer is being recorded"
-    go_on.set()
-    await parts.controller.drain(30.0)
-    await parts.recorder.drain(30.0)
-    assert marks(await cluster.get(held)) == ("run", "miss")
-    parts.again()
-
-
-async def test_a_producer_that_is_not_being_recorded_is_not_waited_for(cluster, parts):
-    held = await cluster.held_pod(change=consuming("artifacts/nobody/data"))
-    assert marks(await parts.decide(held)) == ("run", "input-unknown")
-
-
-async def test_a_producer_whose_recording_takes_long_is_not_waited_for_beyond_the_deadline(
-    cluster, parts, monkeypatch
-):
-    monkeypatch.setattr("cache_server.identity._PRODUCER_SECONDS", 0.1)
-    pod = await parts.decide(await cluster.held_pod(change=producing_elsewhere))
-    key = f"artifacts/{pod['metadata']['name']}/data"
-    ended = await cluster.run(pod, {"artifacts": [{"name": "data", "path": "/tmp/d", "s3": {"key": key}}]})
-
-    async def never(_entry):
-        await asyncio.Event().wait()
-
-    monkeypatch.setattr(parts.entries, "put", never)
-    parts.recorder.see(ended)
-    held = await cluster.held_pod(change=consuming(key))
-    parts.controller.see(held)
-    await parts.controller.drain(30.0)
-    assert marks(await cluster.get(held)) == ("run", "input-unknown")
-    await parts.recorder.drain(0.0)
-    parts.again()

@@ -9,14 +9,9 @@ from cache_server.finish import is_held, release
 from cache_server.telling import Teller
 from memopod.kube import PODS, TASK_RESULTS, Forbidden
 from memopod.steps import names
+from tests.cache_server.marks import OUTPUTS, marks
 
-OUTPUTS = {"parameters": [{"name": "Output", "value": "hello", "valueFrom": {"path": "/tmp/o"}}]}
 OTHER_IMAGE = [{"op": "replace", "path": "/spec/containers/1/image", "value": "other:1"}]
-
-
-def marks(pod):
-    annotations = pod["metadata"]["annotations"]
-    return annotations.get(names.DECISION), annotations.get(names.REASON)
 
 
 def claim():
