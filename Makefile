@@ -53,8 +53,8 @@ test: export PYTEST_XDIST_AUTO_NUM_WORKERS ?= $(shell echo $$((2 * $$(nproc))))
 test: $(READY) ## run the test suite
 	$(BIN)/python -m pytest $(ARGS)
 
-test-artifacts: $(READY) ## damage 10 % of 1,000 artifacts under load, and look at who gets what (two minutes)
-	MEMOPOD_ARTIFACTS=1000 $(BIN)/python -m pytest -n0 tests/cache_server/test_usable.py
+test-artifacts: $(READY) control-plane ## damage 10 % of 1,000 artifacts under load, and look at who gets what (minutes)
+	MEMOPOD_ARTIFACTS=1000 $(BIN)/python -m pytest -n0 tests/cache_server/test_usable.py tests/real/test_usable.py
 
 test-argo: $(READY) control-plane ## beside Argo's own controller (ARGO_CONTROLLER=path ARGO_VERSION=x.y.z; tests/argo/README.md)
 	$(BIN)/python -m pytest -n0 tests/argo $(ARGS)

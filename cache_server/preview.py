@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from cache_server.admission import opted_in
-from cache_server.entries import Entry, SqlEntries
-from cache_server.entries.candidates import Candidate, of_template
+from cache_server.entries import Entry
+from cache_server.entries.candidates import Candidate, Earlier
 from memopod.steps import OutputsMismatch, Step, names
 from memopod.steps.components import base_components
 from memopod.steps.explain import Cause, Components, causes, nearest, split
@@ -45,7 +45,7 @@ class Verdict:
 class Preview:
     """Judges the steps of a workflow against the entries of a namespace."""
 
-    def __init__(self, entries: SqlEntries, namespace: str, *, now: datetime | None = None) -> None:
+    def __init__(self, entries: Earlier, namespace: str, *, now: datetime | None = None) -> None:
         self._entries = entries
         self._namespace = namespace
         self._now = now or datetime.now(UTC)
@@ -70,7 +70,7 @@ class Preview:
         refusal = _refusal(step)
         if refusal:
             return Verdict(path=path, verdict=RUN, why=SENTENCES[refusal])
-        found = await of_template(self._entries.database, self._namespace, step.template_name)
+        found = await self._entries.of_template(self._namespace, step.template_name)
         found = [candidate for candidate in found if candidate.key_version == KEY_VERSION]
         wanted = _wanted(step, planned)
         position = nearest([_seen(c, wanted) for c in found], wanted)
@@ -82,7 +82,7 @@ class Preview:
         self, planned: Planned, step: Step, wanted: Components, candidate: Candidate
     ) -> Verdict:
         path = planned.path
-        entry = await self._entries.get(candidate.id)
+        entry = await self._entries.entry(self._namespace, candidate.id)
         differing = causes(_seen(candidate, wanted), wanted)
         if differing or entry is None:
             why = "; ".join(cause.sentence for cause in differing[:2]) or "its entry has just gone"

@@ -1,6 +1,6 @@
 """Why a step ran: the nearest earlier entry of its template, and what differs from it.
 
-Reads the Pod and, where it still exists, the Pod of the earlier run; and the database of entries.
+Reads the Pod and, where it still exists, the Pod of the earlier run; and the entries, wherever they are.
 """
 
 import json
@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from cache_server.entries.calls import Database
-from cache_server.entries.candidates import Candidate, of_key, of_pod, of_template
+from cache_server.entries.candidates import Candidate, Earlier
 from memopod.kube import PODS, ApiError, Client, NotFound
 from memopod.steps import NotAStep, names, read_step
 from memopod.steps.components import base_components
@@ -86,8 +85,8 @@ class _Subject:
 class Why:
     """Explains steps by their Pod or key. `client` is None where no cluster can be asked."""
 
-    def __init__(self, database: Database, client: Client | None, rules: KeyRules = KeyRules()) -> None:  # noqa: B008
-        self._database = database
+    def __init__(self, entries: Earlier, client: Client | None, rules: KeyRules = KeyRules()) -> None:  # noqa: B008
+        self._entries = entries
         self._client = client
         self._rules = rules
 
@@ -99,7 +98,7 @@ class Why:
         pod = await self._pod(namespace, name)
         if pod is not None:
             return await self._explain(self._of_pod(pod), pod)
-        left = await of_pod(self._database, namespace, name)
+        left = await self._entries.of_pod(namespace, name)
         if not left:
             raise Unknown(f"there is no Pod {name} in namespace {namespace}, and no entry of one")
         return await self._explain(_of_entry(left[0]), None)
@@ -109,7 +108,7 @@ class Why:
 
         Raises Unknown, ApiError or EntriesUnavailable.
         """
-        found = await of_key(self._database, key, namespace=namespace)
+        found = await self._entries.of_key(key, namespace=namespace)
         if not found:
             where = f" in namespace {namespace}" if namespace else ""
             raise Unknown(f"no entry has this key{where}; of a step that left none, ask by its Pod's name")
@@ -160,7 +159,7 @@ class Why:
 
     async def _nearest(self, subject: _Subject) -> Candidate | None:
         before = subject.own.finished_at if subject.own else subject.started
-        found = await of_template(self._database, subject.namespace, subject.template, before=before)
+        found = await self._entries.of_template(subject.namespace, subject.template, before=before)
         # Neither is what the Pod itself has left an earlier run.
         earlier = [c for c in found if c.pod_uid != subject.pod_uid]
         return nearest_of(earlier, subject.components, whole=subject.whole)

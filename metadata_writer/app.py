@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from memopod.kube import PODS, TASK_RESULTS, WORKFLOWS, Client, Informer, identity
+from memopod.kube import PODS, TASK_RESULTS, WORKFLOWS, Client, Informer
 from memopod.mlmd import StoreClient
 from memopod.service import Health, configure_logs, parse, run
 from memopod.steps import names
 from metadata_writer.pod_marks import Marking
 from metadata_writer.recorder import Recorder
 from metadata_writer.settings import Settings
+from metadata_writer.shapes import PodShape, ResultShape, WorkflowShape
 from metadata_writer.shards import Shards
 from metadata_writer.store_probe import StoreProbe
 from metadata_writer.unresolved import Unresolved
@@ -101,6 +102,8 @@ def informers(client: Client, namespace: str | None, writer: Writer) -> tuple[In
         label_selector=names.ARGO_WORKFLOW,
         on_event=sightings.on_pod,
         keep=sightings.keep_pod,
+        on_lost=sightings.on_pod_lost,
+        shape=PodShape,
         pace=writer.pace,
     )
     workflows = Informer(
@@ -108,10 +111,19 @@ def informers(client: Client, namespace: str | None, writer: Writer) -> tuple[In
         WORKFLOWS,
         namespace=namespace,
         on_event=sightings.on_workflow,
-        keep=identity,
+        keep=sightings.keep_workflow,
+        on_lost=sightings.on_workflow_lost,
+        shape=WorkflowShape,
         pace=writer.pace,
     )
-    results = Informer(client, TASK_RESULTS, namespace=namespace, on_event=sightings.on_result, keep=identity)
+    results = Informer(
+        client,
+        TASK_RESULTS,
+        namespace=namespace,
+        on_event=sightings.on_result,
+        keep=lambda _: b"",  # what one said stays known, whatever becomes of it
+        shape=ResultShape,
+    )
     sightings.pods_listed = pods.synced
     sightings.workflows_listed = workflows.synced
     return pods, workflows, results

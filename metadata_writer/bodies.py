@@ -3,6 +3,7 @@
 import zlib
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -30,9 +31,9 @@ class Bodies:
         return self.put_packed(key, zlib.compress(msgspec.json.encode(body), 1))
 
     def get(self, key: Hashable) -> Any | None:
-        """The body, None if it is not here (any more)."""
+        """The body, None if it is not here (any more). Others may get the same: it is not to be changed."""
         packed = self._packed.get(key)
-        return None if packed is None else msgspec.json.decode(zlib.decompress(packed))
+        return None if packed is None else _unpack(packed)
 
     def drop(self, key: Hashable) -> None:
         """Forget a body."""
@@ -56,3 +57,9 @@ class Bodies:
             self.drop(next(iter(self._packed)))
             dropped += 1
         return dropped
+
+
+@lru_cache(maxsize=16)
+def _unpack(packed: bytes) -> Any:
+    """The steps of a workflow have their turns side by side, and share it."""
+    return msgspec.json.decode(zlib.decompress(packed))

@@ -1,10 +1,11 @@
 """What the record of a step needs of the objects that Argo and the API server show: the rest is not kept."""
 
-import sys
 from collections.abc import Mapping
 from typing import Any
 
 from memopod.steps import names
+
+_PHASES = ("", "Pending", "Running", "Succeeded", "Skipped", "Failed", "Error", "Omitted")
 
 _WRITTEN_BY_US = "pipelines.kubeflow.org/metadata_"
 """Labels and annotations that say what was recorded: nothing to record in turn."""
@@ -74,13 +75,14 @@ def essential_workflow(workflow: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def workflow_facts(workflow: Mapping[str, Any]) -> str:
+def workflow_facts(workflow: Mapping[str, Any]) -> int:
     """Changes when `essential_workflow` may say more than before."""
     status = workflow.get("status") or {}
-    return f"{'artifactRepositoryRef' in status}{'storedWorkflowTemplateSpec' in status}"
+    return 2 * ("artifactRepositoryRef" in status) + ("storedWorkflowTemplateSpec" in status)
 
 
-def node_facts(node: Mapping[str, Any]) -> str:
-    """Equal for two versions of a node that add the same to its Pod."""
-    # One text for all nodes that are alike: there are many.
-    return sys.intern(f"{node.get('phase')} {bool(node.get('inputs'))} {bool(node.get('outputs'))}")
+def node_facts(node: Mapping[str, Any]) -> int:
+    """Equal for two versions of a node that add the same to its Pod; 1 - 255."""
+    phase = node.get("phase")
+    known = _PHASES.index(phase) if phase in _PHASES else len(_PHASES)
+    return 1 + 4 * known + 2 * bool(node.get("inputs")) + bool(node.get("outputs"))

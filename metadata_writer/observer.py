@@ -35,13 +35,14 @@ class Observation:
     """`record` is None where there is nothing to record (yet).
 
     `reported`: all outputs are in it that are to come. `closed`: nothing more is to come at all. `pod`
-    is the Pod that is there, None if it is gone.
+    is the Pod that is there, None if it is gone. `version` is that of what was seen.
     """
 
     record: StepRecord | None
     reported: bool = True
     closed: bool = False
     pod: Mapping[str, Any] | None = None
+    version: int = dataclasses.field(default=0, compare=False)
 
 
 class Observer:
@@ -58,6 +59,9 @@ class Observer:
         Raises ApiError, TemplateGone and TemplateUnreadable.
         """
         sighting = await self._complete(key)
+        return dataclasses.replace(await self._observe(sighting), version=sighting.version)
+
+    async def _observe(self, sighting: Sighting) -> Observation:
         if sighting.pod is None:
             record = self._read_node(sighting)
             return Observation(record=record, closed=sighting.workflow_gone or record is not None)

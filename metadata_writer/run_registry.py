@@ -24,7 +24,7 @@ _PLAIN: Final = re.compile(r"[a-z0-9.-]+")
 _PAGE: Final = 100
 _TRIES: Final = 3
 """Two batches often bring the first steps of one run; the second look finds what the other made."""
-_REMEMBERED: Final = 10_000
+_REMEMBERED: Final = 4_000
 """Runs; one that is forgotten costs one more question."""
 
 

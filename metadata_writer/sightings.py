@@ -7,6 +7,7 @@ can show again is kept packed, as far as there is room, until its step is record
 """
 
 import asyncio
+import dataclasses
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,7 +15,6 @@ from typing import Any, Literal, NamedTuple
 
 import structlog
 
-from memopod.kube import identity
 from memopod.steps import names
 from memopod.steps.argo import containers, environment, owner_workflow
 from memopod.steps.outputs import NodesOffloaded, is_complete, workflow_nodes
@@ -27,6 +27,7 @@ from metadata_writer.essentials import (
     workflow_facts,
 )
 from metadata_writer.reader import node_skip_reason, skip_reason
+from metadata_writer.settled import NO_POD, Mark, Settled, digest
 
 StepKey = tuple[str, str]
 """UID of the Workflow, id of the node."""
@@ -48,7 +49,8 @@ class Sighting:
     `pod` may be one that is deleted; it is None although `pod_at` says that there is one where there was
     no room to keep it, and so is `workflow` (which comes without its nodes) or `node` beside
     `workflow_at`. `workflow_gone`: there is no such Workflow any more; `workflow` may still show it as it
-    was last. `result` is the WorkflowTaskResult, once it is complete.
+    was last. `result` is the WorkflowTaskResult, once it is complete. `version` changes with every event
+    that says something new.
     """
 
     pod: Mapping[str, Any] | None
@@ -58,6 +60,7 @@ class Sighting:
     node: Mapping[str, Any] | None
     workflow_gone: bool
     result: Mapping[str, Any] | None = None
+    version: int = dataclasses.field(default=0, compare=False)
 
     @property
     def pod_gone(self) -> bool:
@@ -67,19 +70,15 @@ class Sighting:
 
 @dataclass(slots=True)
 class _Step:
-    """`settled`: it is recorded as it was last seen, so nothing has to be kept for it."""
+    """A step that is not recorded as it was last seen. `pod_digest` is known of a Pod whose name is not."""
 
     namespace: str
+    workflow: str
     pod: ObjectRef | None = None
+    pod_digest: bytes = NO_POD
     pod_facts: int = 0
-    node_facts: str = ""
-    settled: bool = False
-
-
-@dataclass(slots=True)
-class _Seen:
-    ref: ObjectRef
-    facts: str
+    node_facts: int = 0
+    version: int = 0
 
 
 class Sightings:
@@ -91,10 +90,14 @@ class Sightings:
     def __init__(self, changed: Callable[[StepKey], None], *, live: int, gone: int) -> None:
         self._changed = changed
         self._steps: dict[str, dict[str, _Step]] = {}
-        self._workflows: dict[str, _Seen] = {}
+        self._keys: dict[bytes, StepKey] = {}
+        self._uids: dict[bytes, str] = {}
+        self._settled = Settled()
+        self._workflows: dict[bytes, int] = {}
+        self._version = 0
         self._live = Bodies(live)
         self._gone = Bodies(gone)
-        self._unreadable: set[str] = set()
+        self._unreadable: set[bytes] = set()
         self._log = structlog.get_logger()
         self.pods_listed = asyncio.Event()
         """The informer's `synced`: before that a missing Pod is not a deleted one."""
@@ -109,7 +112,7 @@ class Sightings:
     @property
     def steps(self) -> int:
         """Steps of which there is a Pod or a node."""
-        return sum(map(len, self._steps.values()))
+        return len(self._keys) + len(self._settled)
 
     @property
     def unreadable_workflows(self) -> int:
@@ -117,13 +120,27 @@ class Sightings:
         return len(self._unreadable)
 
     @staticmethod
-    def keep_pod(pod: dict[str, Any]) -> dict[str, Any]:
-        """What the informer of Pods is to keep of one."""
+    def keep_pod(pod: dict[str, Any]) -> bytes:
+        """What the informer of Pods is to keep of one, for `on_pod_lost`."""
         try:
             key = step_key(pod) if skip_reason(pod) is None else None
+            return _token(key) + digest(str(pod["metadata"]["uid"])) if key is not None else b""
         except (TypeError, ValueError, KeyError, AttributeError):
-            key = None  # of a shape that nobody expects: `on_pod` tells of it
-        return {**identity(pod), "step": key}
+            return b""  # of a shape that nobody expects: `on_pod` tells of it
+
+    @staticmethod
+    def keep_workflow(workflow: dict[str, Any]) -> bytes:
+        """The same of a Workflow, for `on_workflow_lost`."""
+        return digest(str(workflow["metadata"]["uid"]), 16)
+
+    def on_pod_lost(self, kept: bytes) -> None:
+        """A Pod was deleted while nobody watched."""
+        if kept:
+            self._delete_pod(kept[:24], kept[24:], None)
+
+    def on_workflow_lost(self, kept: bytes) -> None:
+        """A Workflow was deleted while nobody watched."""
+        self._delete_workflow(kept, {})
 
     def on_pod(self, event: str, pod: Mapping[str, Any]) -> None:
         """A Pod was added, modified or deleted."""
@@ -151,76 +168,86 @@ class Sightings:
             self._log.warning("an object cannot be read", name=name, error=type(error).__name__)
 
     def _take_pod(self, event: str, pod: Mapping[str, Any]) -> None:
-        if "spec" not in pod:  # it was deleted while nobody watched: no more is left than `keep_pod` kept
-            if pod["step"] is not None:
-                self._delete_pod(pod["step"], str(pod["metadata"]["uid"]), None)
-            return
         key = step_key(pod)
         if key is None or skip_reason(pod) is not None:
             return
+        metadata, token = pod["metadata"], _token(key)
+        own = digest(str(metadata["uid"]))
         if event == "DELETED":
-            self._delete_pod(key, str(pod["metadata"]["uid"]), pod)
+            self._delete_pod(token, own, pod)
             return
-        metadata, facts = pod["metadata"], pod_facts(pod)
-        step = self._step(key, pod)
-        same = step.pod is not None and step.pod.uid == metadata["uid"] and step.pod_facts == facts
+        facts = pod_facts(pod)
+        mark = self._settled.get(token[:16], token[16:])
+        if mark is not None and (mark.pod, mark.pod_facts) == (own, facts):
+            return
+        step = self._step(key, token, _named(pod))
+        same = (step.pod_digest, step.pod_facts) == (own, facts)
+        named = step.pod is not None
         step.pod = ObjectRef(metadata.get("namespace", ""), metadata["name"], metadata["uid"])
-        if same:
+        if same and named:
             return
-        step.pod_facts, step.settled = facts, False
+        step.pod_digest, step.pod_facts = own, facts
         self._gone.drop(("pod", key))
         self._live.put(("pod", key), essential_pod(pod))
-        self._changed(key)
+        self._tell_changed(key, step)
 
-    def _delete_pod(self, key: StepKey, uid: str, pod: Mapping[str, Any] | None) -> None:
-        step = self._step(key, pod) if pod is not None else self._steps.get(key[0], {}).get(key[1])
-        if step is None or (step.pod is not None and step.pod.uid != uid):
-            return  # forgotten already, or Argo has made it anew
-        step.pod = None
-        if step.settled:
-            self._live.drop(("pod", key))
-            self._forget_if_over(key)
+    def _delete_pod(self, token: bytes, own: bytes, pod: Mapping[str, Any] | None) -> None:
+        workflow, node = token[:16], token[16:]
+        mark = self._settled.get(workflow, node)
+        if mark is not None:
+            if mark.pod == own:
+                self._settled.put(workflow, node, mark._replace(pod=NO_POD))
+                self._forget_if_over(workflow, node)
             return
-        dropped = 0
+        key = self._keys.get(token)
+        if key is None and pod is not None:
+            key = step_key(pod)
+        if key is None:
+            return  # forgotten already
+        named = _named(pod) if pod is not None else ("", "")
+        step = self._step(key, token, named)
+        if step.pod_digest not in (NO_POD, own):
+            return  # Argo has made it anew
+        step.pod, step.pod_digest = None, NO_POD
         if pod is not None:
             self._live.drop(("pod", key))
             dropped = self._gone.put(("pod", key), essential_pod(pod))
         else:
             dropped = self._live.move(("pod", key), self._gone)
         self._tell_dropped(dropped)
-        self._changed(key)
+        self._tell_changed(key, step)
 
     def _take_workflow(self, event: str, workflow: Mapping[str, Any]) -> None:
-        metadata = workflow["metadata"]
-        uid = str(metadata["uid"])
-        nodes = self._nodes(uid, workflow) if "status" in workflow else {}
+        uid = str(workflow["metadata"]["uid"])
+        own = digest(uid, 16)
+        nodes = self._nodes(own, workflow) if "status" in workflow else {}
         for node_id, node in nodes.items():
-            self._take_node(uid, node_id, node, workflow)
+            self._take_node((uid, node_id), own, node, workflow)
         if event == "DELETED":
-            self._delete_workflow(uid, nodes)
+            self._delete_workflow(own, nodes)
             return
         facts = workflow_facts(workflow)
-        before = self._workflows.get(uid)
-        self._workflows[uid] = _Seen(ObjectRef(metadata.get("namespace", ""), metadata["name"], uid), facts)
-        lacking = ("workflow", uid) not in self._live and not self._all_settled(uid)
-        if before is None or before.facts != facts or lacking:
+        lacking = ("workflow", uid) not in self._live and uid in self._steps
+        if self._workflows.get(own) != facts or lacking:
             self._live.put(("workflow", uid), essential_workflow(workflow))
+        self._workflows[own] = facts
 
     def _take_node(
-        self, uid: str, node_id: str, node: Mapping[str, Any], workflow: Mapping[str, Any]
+        self, key: StepKey, own: bytes, node: Mapping[str, Any], workflow: Mapping[str, Any]
     ) -> None:
         if node.get("type") != "Pod":
             return
-        facts = node_facts(node)
-        known = self._steps.get(uid, {}).get(node_id)
+        facts, token = node_facts(node), own + digest(key[1])
+        known = self._steps.get(key[0], {}).get(key[1]) or self._settled.get(own, token[16:])
         if known is not None and known.node_facts == facts:
             return
         if node_skip_reason(workflow, node) is not None:
             return
-        step = self._step((uid, node_id), workflow)
-        step.node_facts, step.settled = facts, False
-        self._live.put(("node", (uid, node_id)), node)
-        self._changed((uid, node_id))
+        metadata = workflow["metadata"]
+        step = self._step(key, token, (metadata.get("namespace", ""), metadata["name"]))
+        step.node_facts = facts
+        self._live.put(("node", key), node)
+        self._tell_changed(key, step)
 
     def _take_result(self, event: str, result: Mapping[str, Any]) -> None:
         if event == "DELETED" or not is_complete(result):
@@ -229,87 +256,118 @@ class Sightings:
         if owner is None:
             return
         key = (owner[1], str(result["metadata"]["name"]))
+        token = _token(key)
+        if self._settled.get(token[:16], token[16:]) is not None:
+            return
+        body = {
+            "metadata": {"labels": result["metadata"].get("labels")},
+            "outputs": result.get("outputs"),
+        }
+        self._live.put(("result", key), body)
         step = self._steps.get(key[0], {}).get(key[1])
-        if step is None or not step.settled:
-            body = {
-                "metadata": {"labels": result["metadata"].get("labels")},
-                "outputs": result.get("outputs"),
-            }
-            self._live.put(("result", key), body)
-        if step is not None and not step.settled:
-            self._changed(key)
+        if step is not None:
+            self._tell_changed(key, step)
 
     def look(self, key: StepKey) -> Sighting:
-        """The newest that is known of a step."""
+        """The newest that is known of a step; next to nothing of one that is settled."""
         uid, node_id = key
-        step = self._steps.get(uid, {}).get(node_id) or _Step("")
-        seen = self._workflows.get(uid)
+        step = self._steps.get(uid, {}).get(node_id)
+        there = digest(uid, 16) in self._workflows
         return Sighting(
             pod=self._body("pod", key),
-            pod_at=step.pod,
+            pod_at=step.pod if step is not None else None,
             workflow=self._body("workflow", uid),
-            workflow_at=seen.ref if seen is not None else None,
+            workflow_at=ObjectRef(step.namespace, step.workflow, uid) if step is not None and there else None,
             node=self._body("node", key),
-            workflow_gone=seen is None and self.workflows_listed.is_set(),
+            workflow_gone=not there and self.workflows_listed.is_set(),
             result=self._body("result", key),
+            version=step.version if step is not None else 0,
         )
 
     def lacks_node(self, key: StepKey) -> bool:
         """Whether a node was seen that there was no room to keep."""
         step = self._steps.get(key[0], {}).get(key[1])
-        return step is not None and bool(step.node_facts) and self._body("node", key) is None
+        return step is not None and bool(step.node_facts) and not self._has("node", key)
+
+    def awaits_pod(self, key: StepKey) -> bool:
+        """Whether the step's Pod may be among those that are still to be listed."""
+        step = self._steps.get(key[0], {}).get(key[1])
+        return step is not None and step.pod is None and not self.pods_listed.is_set()
 
     def namespace(self, key: StepKey) -> str:
-        """The namespace of a step; empty for one that was forgotten."""
+        """The namespace of a step; empty for one that is settled or was forgotten."""
         step = self._steps.get(key[0], {}).get(key[1])
         return step.namespace if step is not None else ""
 
-    def settle(self, key: StepKey) -> None:
-        """A step is recorded as it was last seen: what was kept of it may go."""
+    def settle(self, key: StepKey, version: int) -> None:
+        """A step is recorded as it was when it had this `version`; if it still is, nothing is kept of it."""
+        uid, node_id = key
+        steps = self._steps.get(uid, {})
+        step = steps.get(node_id)
+        if step is not None and step.version != version:
+            return  # it has another turn
         for bodies in (self._live, self._gone):
             for kind in ("pod", "node", "result"):
                 bodies.drop((kind, key))
-        step = self._steps.get(key[0], {}).get(key[1])
-        if step is not None:
-            step.settled = True
-            self._forget_if_over(key)
-        if self._all_settled(key[0]):
-            self._live.drop(("workflow", key[0]))
-
-    def _all_settled(self, uid: str) -> bool:
-        return all(step.settled for step in self._steps.get(uid, {}).values())
-
-    def _forget_if_over(self, key: StepKey) -> None:
-        uid, node_id = key
-        if uid in self._workflows or not self.workflows_listed.is_set():
+        if step is None:
             return
-        steps = self._steps.get(uid, {})
-        if node_id in steps and steps[node_id].pod is None and steps[node_id].settled:
-            del steps[node_id]
+        del steps[node_id]
+        token = _token(key)
+        del self._keys[token]
+        workflow, node = token[:16], token[16:]
+        self._settled.put(workflow, node, Mark(step.pod_digest, step.pod_facts, step.node_facts))
+        self._forget_if_over(workflow, node)
         if not steps:
-            self._steps.pop(uid, None)
-            self._gone.drop(("workflow", uid))
+            del self._steps[uid], self._uids[workflow]
+            for bodies in (self._live, self._gone):
+                bodies.drop(("workflow", uid))
 
-    def _delete_workflow(self, uid: str, nodes: Mapping[str, Mapping[str, Any]]) -> None:
-        self._workflows.pop(uid, None)
-        self._unreadable.discard(uid)
+    def _forget_if_over(self, workflow: bytes, node: bytes) -> None:
+        """Forget a settled step whose Pod and Workflow are gone."""
+        mark = self._settled.get(workflow, node)
+        over = workflow not in self._workflows and self.workflows_listed.is_set()
+        if mark is not None and mark.pod == NO_POD and over:
+            self._settled.pop(workflow, node)
+
+    def _delete_workflow(self, own: bytes, nodes: Mapping[str, Mapping[str, Any]]) -> None:
+        self._workflows.pop(own, None)
+        self._unreadable.discard(own)
+        self._settled.close(own)
+        uid = self._uids.get(own)
+        if uid is None:
+            return
         self._tell_dropped(self._live.move(("workflow", uid), self._gone))
-        for node_id, step in list(self._steps.get(uid, {}).items()):
+        for node_id, step in list(self._steps[uid].items()):
             key = (uid, node_id)
             pending = (nodes.get(node_id) or {}).get("phase") == "Pending" and step.pod is None
             if pending and ("pod", key) not in self._gone:
-                step.settled = True  # it never began
-            if step.settled:
-                self._forget_if_over(key)
+                self.settle(key, step.version)  # it never began
                 continue
             self._tell_dropped(self._live.move(("node", key), self._gone))
-            self._changed(key)
+            self._tell_changed(key, step)
 
-    def _step(self, key: StepKey, of: Mapping[str, Any]) -> _Step:
+    def _step(self, key: StepKey, token: bytes, named: tuple[str, str]) -> _Step:
+        """The step, which is not settled from now on; `named` are namespace and name of its Workflow."""
         steps = self._steps.setdefault(key[0], {})
         if key[1] not in steps:
-            steps[key[1]] = _Step(sys.intern(of["metadata"].get("namespace", "")))
+            mark = self._settled.pop(token[:16], token[16:]) or Mark(NO_POD, 0, 0)
+            steps[key[1]] = _Step(
+                sys.intern(named[0]),
+                named[1],
+                pod_digest=mark.pod,
+                pod_facts=mark.pod_facts,
+                node_facts=mark.node_facts,
+            )
+            self._keys[token], self._uids[token[:16]] = key, key[0]
         return steps[key[1]]
+
+    def _tell_changed(self, key: StepKey, step: _Step) -> None:
+        self._version += 1
+        step.version = self._version
+        self._changed(key)
+
+    def _has(self, kind: Kind, key: StepKey | str) -> bool:
+        return (kind, key) in self._live or (kind, key) in self._gone
 
     def _body(self, kind: Kind, key: StepKey | str) -> Any | None:
         return self._live.get((kind, key)) or self._gone.get((kind, key))
@@ -318,7 +376,7 @@ class Sightings:
         if dropped:
             self._log.warning("deleted objects were let go before they were recorded", objects=dropped)
 
-    def _nodes(self, uid: str, workflow: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
+    def _nodes(self, own: bytes, workflow: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
         try:
             nodes = workflow_nodes(workflow)
             if not all(isinstance(node, dict) for node in nodes.values()):
@@ -328,13 +386,24 @@ class Sightings:
         except Exception as error:  # noqa: BLE001 (nobody validates a Workflow: one may hold anything)
             reason = f"its nodes cannot be read: {type(error).__name__}"
         else:
-            self._unreadable.discard(uid)
+            self._unreadable.discard(own)
             return nodes
-        if uid not in self._unreadable:
-            self._unreadable.add(uid)
+        if own not in self._unreadable:
+            self._unreadable.add(own)
             name = workflow["metadata"]["name"]
             self._log.warning("steps whose Pods are gone cannot be closed", workflow=name, error=reason)
         return {}
+
+
+def _token(key: StepKey) -> bytes:
+    """24 bytes for a step: 16 of its Workflow, 8 of its node."""
+    return digest(key[0], 16) + digest(key[1])
+
+
+def _named(pod: Mapping[str, Any]) -> tuple[str, str]:
+    """Namespace and name of the Workflow that a Pod belongs to."""
+    owner = owner_workflow(pod)
+    return pod["metadata"].get("namespace", ""), owner[0] if owner is not None else ""
 
 
 def step_key(pod: Mapping[str, Any]) -> StepKey | None:

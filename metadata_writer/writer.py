@@ -192,6 +192,9 @@ class Writer:
 
     async def _observe(self, key: StepKey) -> _Turn | None:
         looks = self._attempts.looks(key)
+        if self.sightings.awaits_pod(key):
+            self._queue.add_later(key, _NODE_GRACE)
+            return None
         try:
             seen = await self._observer.observe(key)
         except (ApiError, TemplateGone) as error:
@@ -205,7 +208,7 @@ class Writer:
             return None
         record = seen.record
         if record is None:
-            self._finish(key, settled=seen.closed)
+            self._finish(key, seen, settled=seen.closed)
             return None
         if not record.from_pod and not (looks and self.sightings.pods_listed.is_set()):
             # Before all Pods are listed, a node without one looks like one whose Pod is gone.
@@ -244,7 +247,7 @@ class Writer:
             return
         if turn.seen.reported and not outcome.unresolved and not outcome.awaits_source:
             over = turn.seen.closed or turn.seen.pod is None
-            self._finish(turn.key, settled=turn.record.state.finished and over)
+            self._finish(turn.key, turn.seen, settled=turn.record.state.finished and over)
         else:
             self._come_back(turn, outcome)
 
@@ -279,11 +282,11 @@ class Writer:
         if self._options.recorded is not None:
             self._options.recorded(record, outcome.before)
 
-    def _finish(self, key: StepKey, *, settled: bool) -> None:
+    def _finish(self, key: StepKey, seen: Observation, *, settled: bool) -> None:
         self._attempts.done(key)
         self._lag.since.pop(key, None)
         if settled:
-            self.sightings.settle(key)
+            self.sightings.settle(key, seen.version)
 
     def _come_back(self, turn: _Turn, outcome: Outcome) -> None:
         delay = self._attempts.looked(turn.key)
@@ -296,7 +299,7 @@ class Writer:
             step=turn.record.external_id,
             artifacts=list(outcome.unresolved),
         )
-        self._finish(turn.key, settled=turn.record.state.finished)
+        self._finish(turn.key, turn.seen, settled=turn.record.state.finished)
 
     async def _put_off(self, key: StepKey, error: Exception, *, hopeless: bool = False) -> None:
         delay, quarantined = self._attempts.failed(key, error, hopeless=hopeless)

@@ -3,14 +3,15 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 from sqlalchemy import Row, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from cache_server.entries.calls import Database
-from cache_server.entries.rows import reading
+from cache_server.entries.entry import Entry
+from cache_server.entries.rows import from_row, reading
 from cache_server.entries.schema import entries
 
 MOST = 300
@@ -37,6 +38,62 @@ class Candidate:
     image_id: str
     finished_at: datetime
     max_staleness_seconds: int | None
+
+
+def candidate_of(entry: Entry) -> Candidate:
+    """As much of an entry as it takes."""
+    values: dict[str, Any] = {name: getattr(entry, name) for name in _COLUMNS if name != "entry_key"}
+    return Candidate(**values, entry_key=entry.key)
+
+
+class Earlier(Protocol):
+    """The entries that a step is compared with, wherever they are. Every call raises EntriesUnavailable."""
+
+    async def of_template(
+        self, namespace: str, template: str, *, before: datetime | None = None, limit: int = MOST
+    ) -> Sequence[Candidate]:
+        """Those of a template in a namespace that finished last (`before` a time), newest first."""
+
+    async def of_key(self, key: str, *, namespace: str | None = None) -> Sequence[Candidate]:
+        """The newest with that key; None for those of any namespace."""
+
+    async def of_pod(self, namespace: str, pod: str) -> Sequence[Candidate]:
+        """Those that a Pod of that name has left."""
+
+    async def entry(self, namespace: str, entry_id: str) -> Entry | None:
+        """A whole one, None if it is gone."""
+
+
+class InDatabase:
+    """See `Earlier`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def of_template(
+        self, namespace: str, template: str, *, before: datetime | None = None, limit: int = MOST
+    ) -> Sequence[Candidate]:
+        """See `Earlier.of_template`."""
+        return await of_template(self._database, namespace, template, before=before, limit=limit)
+
+    async def of_key(self, key: str, *, namespace: str | None = None) -> Sequence[Candidate]:
+        """See `Earlier.of_key`."""
+        return await of_key(self._database, key, namespace=namespace)
+
+    async def of_pod(self, namespace: str, pod: str) -> Sequence[Candidate]:
+        """See `Earlier.of_pod`."""
+        return await of_pod(self._database, namespace, pod)
+
+    async def entry(self, namespace: str, entry_id: str) -> Entry | None:
+        """See `Earlier.entry`."""
+        statement = select(entries).where(entries.c.id == entry_id, entries.c.namespace == namespace)
+
+        async def work(connection: AsyncConnection) -> Row[Any] | None:
+            return (await connection.execute(statement)).one_or_none()
+
+        with reading("entry"):
+            row = await self._database.call("entry", work)
+            return None if row is None else from_row(row)
 
 
 async def of_template(

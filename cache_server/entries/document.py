@@ -6,6 +6,7 @@ from typing import Any
 
 from cache_server.entries.catalog import Stats
 from cache_server.entries.entry import Entry
+from memopod.steps.outputs import Outputs
 
 
 def entry_document(entry: Entry) -> dict[str, Any]:
@@ -34,6 +35,25 @@ def entry_document(entry: Entry) -> dict[str, Any]:
         "max_staleness_seconds": entry.max_staleness_seconds,
         "pinned": entry.pinned,
     }
+
+
+def read_entry(document: Mapping[str, Any]) -> Entry:
+    """The inverse of `entry_document`. Raises KeyError, TypeError or ValueError for anything else."""
+    plain = (
+        *("id", "namespace", "key", "key_version", "components", "workflow", "workflow_uid", "node_id"),
+        *("pod_uid", "image_id", "execution_id", "uses", "max_staleness_seconds", "pinned"),
+    )
+    times = ("started_at", "finished_at", "recorded_at")
+    values: dict[str, Any] = {name: document[name] for name in plain}
+    values |= {name: datetime.fromisoformat(document[name]) for name in times}
+    used = document["last_used_at"]
+    return Entry(
+        **values,
+        template_name=document["template"],
+        pod_name=document["pod"],
+        last_used_at=None if used is None else datetime.fromisoformat(used),
+        outputs=Outputs.from_json(document["outputs"]),
+    )
 
 
 def stats_document(stats: Stats) -> dict[str, Any]:

@@ -13,20 +13,23 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cache_server.entries import EntriesUnavailable, open_entries
+from cache_server.entries import EntriesUnavailable
 from cache_server.preview import REUSE, RUN, UNKNOWN, Preview, Verdict
-from memopod.cli.cache_source import DatabaseOption, JsonOption, StateOption, find_source
+from memopod.cli.cache_kept import CannotReach
+from memopod.cli.cache_options import JsonOption, ServerSource, Source, reads_entries
+from memopod.cli.cache_source import open_earlier
 from memopod.sandbox.pipelines import PipelineError, parse_parameters, read_pipeline
 from memopod.sandbox.runner import pipeline_steps
 from memopod.steps.manifest import BadManifest, Steps, planned_steps
 
 _KINDS = ("Workflow", "WorkflowTemplate", "ClusterWorkflowTemplate", "CronWorkflow")
 _STYLES = {REUSE: "green", RUN: "yellow", UNKNOWN: "dim"}
-_TIMEOUT = 10.0
 _LARGEST = 16 * 1024 * 1024
 
 
+@reads_entries
 def preview(
+    source: Source | ServerSource,
     file: Annotated[
         Path,
         typer.Argument(metavar="FILE", help="A pipeline (kfp IR 2.1.0) or an Argo Workflow, YAML or JSON."),
@@ -41,13 +44,12 @@ def preview(
         list[str] | None,
         typer.Option("-p", "--parameter", metavar="NAME=VALUE", help="A parameter of the run; repeatable."),
     ] = None,
-    database: DatabaseOption = None,
-    state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say for each step of a workflow or pipeline whether it would be reused or run now, and why.
 
-    Nothing is run and nothing is written: the file is compared with the entries in the database. `unknown`
+    Nothing is run and nothing is written: the file is compared with the entries, in their
+    database or by a cache server's API. `unknown`
     is what depends on the outputs of a step that would run.
 
     Its limits. A step is compared by what the file says of it: what only its Pod tells (defaults, what
@@ -61,13 +63,12 @@ def preview(
       - memopod preview pipeline.yaml -p message=hello
       - memopod preview workflow.yaml -n argo --database sqlite:////var/lib/memopod/cache.db --json
     """
-    source = find_source(database, state)
     try:
         steps, home = _read(file, parameter or [])
-        verdicts = asyncio.run(_judge(source.url, namespace or home or "pipelines", steps))
+        verdicts = asyncio.run(_judge(source, namespace or home or "pipelines", steps))
     except (BadManifest, PipelineError) as error:
         _fail(f"{file}: {error}")
-    except (EntriesUnavailable, OSError, ValueError) as error:
+    except (CannotReach, EntriesUnavailable, OSError, ValueError) as error:
         _fail(str(error))
     if as_json:
         typer.echo(json.dumps([_document(verdict) for verdict in verdicts], indent=2, ensure_ascii=False))
@@ -94,8 +95,8 @@ def _read(file: Path, parameters: list[str]) -> tuple[Steps, str | None]:
         raise BadManifest(f"expected a {manifest['kind']}, got something of another shape") from error
 
 
-async def _judge(url: str, namespace: str, steps: Steps) -> list[Verdict]:
-    async with open_entries(url, call_timeout=_TIMEOUT, read_only=True) as entries:
+async def _judge(source: Source | ServerSource, namespace: str, steps: Steps) -> list[Verdict]:
+    async with open_earlier(source) as entries:
         try:
             return await Preview(entries, namespace).judge(steps)
         except (AttributeError, KeyError, TypeError) as error:

@@ -14,27 +14,29 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cache_server.entries import EntriesUnavailable, open_entries
+from cache_server.entries import EntriesUnavailable
 from cache_server.why import Difference, Explanation, Unknown, Why
-from memopod.cli.cache_source import DatabaseOption, JsonOption, StateOption, find_source
+from memopod.cli.cache_kept import CannotReach
+from memopod.cli.cache_options import JsonOption, ServerSource, Source, StateOption, reads_entries
+from memopod.cli.cache_source import open_earlier
 from memopod.kube import ApiError, Client, ConfigurationError
 from memopod.steps.key import KeyRules
 from memopod.steps.reasons import REFUSALS
 
 _KEY = re.compile(r"[0-9a-f]{64}")
-_TIMEOUT = 10.0
 _SHORT_ID = 8
 _SHOWN = 8
 """Causes on a terminal: what stands further down follows from those above, or from an old entry."""
 
 
+@reads_entries
 def why(
+    source: Source | ServerSource,
     target: Annotated[str, typer.Argument(metavar="POD|KEY", help="A Pod's name, or an entry's key.")],
     namespace: Annotated[
         str | None,
         typer.Option("--namespace", "-n", help="Default: for a Pod the kubeconfig context's, for a key any."),
     ] = None,
-    database: DatabaseOption = None,
     state: StateOption = None,
     kubeconfig: Annotated[
         Path | None,
@@ -52,7 +54,8 @@ def why(
 ) -> None:
     """Say why a step ran or was reused: what was decided, and what differs from the nearest earlier run.
 
-    The Pod is read from the cluster, the earlier runs from the database of entries. Of a Pod that is gone
+    The Pod is read from the cluster, the earlier runs from the entries: their database, or a cache server's
+    API. Of a Pod that is gone
     the entry that it left is explained. Old and new values are shown where they can hold no secret:
     images, mounts, users, names; never parameters, arguments, scripts or values of variables. An old value
     needs the Pod of the earlier run; of its image the digest that ran is known without.
@@ -61,16 +64,15 @@ def why(
       - memopod why train-x7k2p-fit-1234567890 -n pipelines
       - memopod why 3f2a91c0...(64 digits) --json
     """
-    source = find_source(database, state)
     path = kubeconfig or (state / "kubeconfig" if state else None)
     rules = KeyRules(ignored_containers=frozenset(ignored_sidecar or ()))
     try:
-        found = asyncio.run(_explain(target, namespace, source.url, path, rules))
+        found = asyncio.run(_explain(target, namespace, source, path, rules))
     except Unknown as error:
         _fail(str(error))
     except ConfigurationError as error:
         _fail(f"{error}; give --kubeconfig FILE, or an entry's key")
-    except (ApiError, EntriesUnavailable, OSError, ValueError) as error:
+    except (ApiError, CannotReach, EntriesUnavailable, OSError, ValueError) as error:
         _fail(str(error))
     if as_json:
         typer.echo(json.dumps(_document(found), indent=2, ensure_ascii=False))
@@ -79,12 +81,15 @@ def why(
 
 
 async def _explain(
-    target: str, namespace: str | None, url: str, kubeconfig: Path | None, rules: KeyRules
+    target: str,
+    namespace: str | None,
+    source: Source | ServerSource,
+    kubeconfig: Path | None,
+    rules: KeyRules,
 ) -> Explanation:
     async with AsyncExitStack() as stack:
         client = await _client(stack, kubeconfig, needed=_KEY.fullmatch(target) is None)
-        entries = await stack.enter_async_context(open_entries(url, call_timeout=_TIMEOUT, read_only=True))
-        explainer = Why(entries.database, client, rules)
+        explainer = Why(await stack.enter_async_context(open_earlier(source)), client, rules)
         if _KEY.fullmatch(target):
             return await explainer.key(target, namespace)
         return await explainer.pod(namespace or _namespace(client), target)

@@ -16,7 +16,7 @@ from memopod.kube.errors import (
     Unavailable,
 )
 from memopod.kube.events import emit
-from memopod.kube.informer import Informer, identity
+from memopod.kube.informer import Informer
 from memopod.kube.lease import LeaderElector, LeaseWatcher
 from memopod.kube.outputs import fetch_outputs
 from memopod.kube.patches import escape, set_metadata_ops
@@ -65,6 +65,5 @@ __all__ = [
     "emit",
     "escape",
     "fetch_outputs",
-    "identity",
     "set_metadata_ops",
 ]

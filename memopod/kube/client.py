@@ -10,7 +10,7 @@ import asyncio
 import io
 import os
 import socket
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -33,6 +33,27 @@ _CONNECT_TIMEOUT = 5.0
 _LONGEST_ERROR = 400
 
 _decode = msgspec.json.Decoder().decode
+
+
+class _Page(msgspec.Struct):
+    """A page of a list; its objects are decoded one by one."""
+
+    metadata: dict[str, Any]
+    kind: str = ""
+    apiVersion: str = ""  # noqa: N815 (a name in JSON)
+    items: list[msgspec.Raw] | None = None
+
+
+class _Event(msgspec.Struct):
+    """One line of a watch."""
+
+    type: str
+    object: msgspec.Raw
+
+
+_decode_page = msgspec.json.Decoder(_Page).decode
+_decode_event = msgspec.json.Decoder(_Event).decode
+Decode = Callable[[msgspec.Raw], dict[str, Any]]
 
 
 class Client:
@@ -139,17 +160,31 @@ class Client:
         label_selector: str = "",
         name: str | None = None,
         timeout: float | None = None,
+        shape: type | None = None,
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The pages of a list, each a List object: for collections too large to be held.
 
-        Raises Gone where the reader took so long that the server no longer keeps the snapshot (minutes).
+        `items` of a page is an iterator that decodes one object at a time. With a `shape`, a TypedDict,
+        only its fields are decoded; an object that does not fit comes in full. Raises Gone where the
+        reader took so long that the server no longer keeps the snapshot (minutes).
         """
+        decode = _decoder(shape)
         query = {**_selectors(label_selector, name), "limit": str(_PAGE)}
         while True:
-            page = await self._call("GET", resource.path(namespace), query=query, timeout=timeout)
-            page["items"] = page.get("items") or []
-            yield page
-            token = page["metadata"].get("continue")
+            request = f"GET {resource.path(namespace)}"
+            body = await self._read("GET", resource.path(namespace), query=query, timeout=timeout)
+            try:
+                page = _decode_page(body)
+            except (ValueError, RecursionError) as error:
+                raise _cut(request, error) from error
+            items = _decoded(page.items or [], decode, request)
+            yield {
+                "apiVersion": page.apiVersion,
+                "kind": page.kind,
+                "metadata": page.metadata,
+                "items": items,
+            }
+            token = page.metadata.get("continue")
             if not token:
                 return
             query["continue"] = token
@@ -232,13 +267,15 @@ class Client:
         name: str | None = None,
         resource_version: str,
         timeout_seconds: float = 300,
+        shape: type | None = None,
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The events `{"type", "object"}` after `resource_version`, bookmarks among them.
 
         Ends when the server ends it, after `timeout_seconds`; a connection that outlives that by ten
         seconds is taken for dead and raises Unavailable. An ERROR event is raised: Gone for a version
-        that is too old.
+        that is too old. `shape` is that of `pages`.
         """
+        decode = _decoder(shape)
         path = resource.path(namespace)
         query = {
             **_selectors(label_selector, name),
@@ -261,7 +298,7 @@ class Client:
                     if not chunk:
                         return
                     for line in lines.feed(chunk):
-                        event = self._event(request, line)
+                        event = _event(request, line, decode)
                         if event is None:
                             continue
                         if event["type"] == "ERROR":
@@ -271,15 +308,6 @@ class Client:
             raise Unavailable(f"{request}: no answer, or no end, in time", reason="Timeout") from error
         except (aiohttp.ClientError, OSError, ValueError, RecursionError) as error:
             raise _cut(request, error) from error
-
-    def _event(self, request: str, line: bytes) -> dict[str, Any] | None:
-        """One event of a watch; None for an object too deeply nested to be read, which is skipped."""
-        try:
-            event: dict[str, Any] = _decode(line)
-        except RecursionError:
-            structlog.get_logger().warning("skipped an object that is nested too deeply", request=request)
-            return None
-        return event
 
     async def _call(
         self,
@@ -291,13 +319,31 @@ class Client:
         content_type: str = "application/json",
         timeout: float | None = None,
     ) -> dict[str, Any]:
+        answer = await self._read(
+            method, path, query=query, body=body, content_type=content_type, timeout=timeout
+        )
+        try:
+            decoded: dict[str, Any] = _decode(answer)
+        except (ValueError, RecursionError) as error:
+            raise _cut(f"{method} {path}", error) from error
+        return decoded
+
+    async def _read(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Any = None,
+        content_type: str = "application/json",
+        timeout: float | None = None,
+    ) -> bytes:
         seconds = self._timeout if timeout is None else timeout
         try:
             async with asyncio.timeout(seconds):
                 response = await self._send(method, path, query=query, body=body, content_type=content_type)
                 async with response:
-                    answer: dict[str, Any] = _decode(await response.read())
-                    return answer
+                    return await response.read()
         except TimeoutError as error:
             raise Unavailable(f"{method} {path}: no answer in {seconds:g} s", reason="Timeout") from error
         except (aiohttp.ClientError, OSError, ValueError, RecursionError) as error:
@@ -401,6 +447,48 @@ def _selectors(label_selector: str, name: str | None) -> dict[str, str]:
 def _cut(request: str, error: Exception) -> Unavailable:
     """A connection that could not be made, broke, or carried something else than JSON."""
     return Unavailable(f"{request}: {type(error).__name__}: {error}"[:_LONGEST_ERROR], reason="Connection")
+
+
+def _decoder(shape: type | None) -> Decode:
+    """Decodes what a shape has of an object, and all of one that does not fit."""
+    if shape is None:
+        return _decode
+    fitting: Any = msgspec.json.Decoder(shape).decode
+
+    def decode(raw: msgspec.Raw) -> dict[str, Any]:
+        try:
+            found: dict[str, Any] = fitting(raw)
+        except msgspec.ValidationError:
+            found = _decode(raw)
+        return found
+
+    return decode
+
+
+def _decoded(items: Sequence[msgspec.Raw], decode: Decode, request: str) -> Iterator[dict[str, Any]]:
+    """Objects one by one; one that is too deeply nested to be read is skipped."""
+    for raw in items:
+        try:
+            item = decode(raw)
+        except RecursionError:
+            _tell_skipped(request)
+            continue
+        yield item
+
+
+def _event(request: str, line: bytes, decode: Decode) -> dict[str, Any] | None:
+    """One event of a watch; None for an object too deeply nested to be read, which is skipped."""
+    try:
+        event = _decode_event(line)
+        whole = event.type in ("ERROR", "BOOKMARK")
+        return {"type": event.type, "object": (_decode if whole else decode)(event.object)}
+    except RecursionError:
+        _tell_skipped(request)
+        return None
+
+
+def _tell_skipped(request: str) -> None:
+    structlog.get_logger().warning("skipped an object that is nested too deeply", request=request)
 
 
 def _status(body: bytes) -> Mapping[str, Any]:

@@ -6,8 +6,9 @@ collection listed again, and compared with what is known. Events of one object c
 """
 
 import asyncio
+import hashlib
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import aclosing
 from types import MappingProxyType
 from typing import Any
@@ -23,6 +24,11 @@ Object = dict[str, Any]
 Key = tuple[str, str]
 Handler = Callable[[str, Object], None]
 
+Change = tuple[str, Key | bytes, Object | bytes]
+"""ADDED, MODIFIED or DELETED, what, and the object or what is left of it."""
+
+_DIGEST = 8
+"""Bytes of a UID's and of a version's digest: only those of one name are ever compared."""
 _WATCH_SECONDS = 60.0
 """How long one watch lasts. Short, since a server that hangs is noticed only at its end."""
 _STEADY = 1.0
@@ -36,9 +42,11 @@ class Informer:
     object seen again unchanged gives no event. What it raises ends `run`. `synced` is set when the
     first list is in `objects`, its events delivered. `name` restricts it to one object.
 
-    `keep` says what of an object stays in `objects`, for collections too large to be held; `identity`
-    is enough to notice changes. A deletion that nobody saw happen then comes with no more than that.
-    `pace` is awaited before each further page of a list, so that a slow reader is not overrun.
+    A collection that is too large to be held is not: with `keep`, only digests of names, UIDs and versions
+    stay, and the bytes that `keep` makes of an object. `on_lost` is called with those for an object whose
+    deletion nobody saw; `objects` stays empty. `shape` says which fields are decoded at all, see
+    `Client.pages`. `pace` is awaited before each further page of a list, so that a slow reader is not
+    overrun.
     """
 
     def __init__(
@@ -51,7 +59,9 @@ class Informer:
         name: str | None = None,
         on_event: Handler | None = None,
         watch_seconds: float = _WATCH_SECONDS,
-        keep: Callable[[Object], Object] | None = None,
+        keep: Callable[[Object], bytes] | None = None,
+        on_lost: Callable[[bytes], None] | None = None,
+        shape: type | None = None,
         pace: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._client = client
@@ -64,8 +74,11 @@ class Informer:
         self._on_event = on_event
         self._watch_seconds = watch_seconds
         self._keep = keep
+        self._on_lost = on_lost
+        self._shape = shape
         self._pace = pace
         self._known: dict[Key, Object] = {}
+        self._traces: dict[bytes, bytes] = {}
         self._version: str | None = None
         self._log = structlog.get_logger().bind(resource=resource.plural, namespace=namespace)
         self.objects: Mapping[Key, Object] = MappingProxyType(self._known)
@@ -94,21 +107,22 @@ class Informer:
                 self._log.warning("watch interrupted", status=failure.status, error=str(failure))
             await asyncio.sleep(backoff.next())
 
-    async def _changes(self) -> AsyncGenerator[tuple[str, Object] | ApiError, None]:
+    async def _changes(self) -> AsyncGenerator[Change | ApiError, None]:
         """The changes until one watch ends; a failure comes last, as a value."""
         try:
             if self._version is None:
                 version = ""
-                listed: set[Key] = set()
-                async with aclosing(self._client.pages(self._resource, **self._scope)) as pages:
+                listed: set[Key | bytes] = set()
+                listing = self._client.pages(self._resource, **self._scope, shape=self._shape)
+                async with aclosing(listing) as pages:
                     async for page in pages:
                         if listed and self._pace is not None:
                             await self._pace()
                         for change in self._listed(page["items"], listed):
                             yield change
                         version = page["metadata"]["resourceVersion"]
-                for known in [known for key, known in self._known.items() if key not in listed]:
-                    yield "DELETED", known
+                for key, known in [(k, v) for k, v in self._all().items() if k not in listed]:
+                    yield "DELETED", key, known
                 self._version = version
                 self.synced.set()
             watch = self._client.watch(
@@ -116,6 +130,7 @@ class Informer:
                 **self._scope,
                 resource_version=self._version or "",
                 timeout_seconds=self._watch_seconds,
+                shape=self._shape,
             )
             async with aclosing(watch) as events:
                 async for event in events:
@@ -126,42 +141,55 @@ class Informer:
         except ApiError as error:
             yield error
 
-    def _listed(self, items: list[Object], listed: set[Key]) -> Iterator[tuple[str, Object]]:
+    def _listed(self, items: Iterable[Object], listed: set[Key | bytes]) -> Iterator[Change]:
         """What happened to the objects of one page since they were last seen; notes that they are there."""
         for item in items:
             # Items of a list carry neither; those of a watch do.
             item.setdefault("kind", self._resource.kind)
             item.setdefault("apiVersion", self._resource.api_version)
-            listed.add(_key(item))
+            listed.add(self._key(item))
             yield from self._as_changes("ADDED", item)
 
-    def _as_changes(self, kind: str, item: Object) -> list[tuple[str, Object]]:
-        known = self._known.get(_key(item))
+    def _as_changes(self, kind: str, item: Object) -> list[Change]:
+        key = self._key(item)
+        known = self._all().get(key)
         if kind == "DELETED":
-            return [("DELETED", item)] if known is not None else []
+            return [("DELETED", key, item)] if known is not None else []
         if known is None:
-            return [("ADDED", item)]
-        old, new = known["metadata"], item["metadata"]
-        if old.get("uid") != new.get("uid"):
-            return [("DELETED", known), ("ADDED", item)]
-        return [] if old.get("resourceVersion") == new.get("resourceVersion") else [("MODIFIED", item)]
+            return [("ADDED", key, item)]
+        old, new = self._identity(known), self._identity(item)
+        if old[0] != new[0]:
+            return [("DELETED", key, known), ("ADDED", key, item)]
+        return [] if old == new else [("MODIFIED", key, item)]
 
-    def _apply(self, kind: str, item: Object) -> None:
+    def _apply(self, kind: str, key: Key | bytes, item: Object | bytes) -> None:
         if kind == "DELETED":
-            del self._known[_key(item)]
-        else:
-            self._known[_key(item)] = item if self._keep is None else self._keep(item)
-        if self._on_event is not None:
+            del self._all()[key]
+        elif not isinstance(item, bytes):
+            trace = None if self._keep is None else b"".join((*self._identity(item), self._keep(item)))
+            self._all()[key] = item if trace is None else trace
+        if isinstance(item, bytes):
+            if self._on_lost is not None:
+                self._on_lost(item[2 * _DIGEST :])
+        elif self._on_event is not None:
             self._on_event(kind, item)
 
+    def _all(self) -> dict[Any, Any]:
+        """What is known, by key: objects, or traces of them."""
+        return self._known if self._keep is None else self._traces
 
-def identity(item: Object) -> Object:
-    """Name, UID and version of an object, and nothing else: for an informer's `keep`."""
-    metadata = item["metadata"]
-    named = ("namespace", "name", "uid", "resourceVersion")
-    return {"metadata": {field: metadata[field] for field in named if field in metadata}}
+    def _key(self, item: Object) -> Key | bytes:
+        metadata = item["metadata"]
+        key = metadata.get("namespace", ""), metadata["name"]
+        return key if self._keep is None else _digest("/".join(key), 16)
+
+    def _identity(self, item: Object | bytes) -> tuple[Any, Any]:
+        """UID and version of an object, as they are compared."""
+        if isinstance(item, bytes):
+            return item[:_DIGEST], item[_DIGEST : 2 * _DIGEST]
+        uid, version = item["metadata"].get("uid"), item["metadata"].get("resourceVersion")
+        return (uid, version) if self._keep is None else (_digest(str(uid)), _digest(str(version)))
 
 
-def _key(item: Object) -> Key:
-    metadata = item["metadata"]
-    return metadata.get("namespace", ""), metadata["name"]
+def _digest(text: str, size: int = _DIGEST) -> bytes:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=size).digest()

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from cache_server.entries import Entry, open_entries
+from cache_server.entries.candidates import InDatabase
 from cache_server.preview import REUSE, RUN, UNKNOWN, Preview
 from memopod.steps import names, read_step
 from memopod.steps.key import KEY_VERSION, base_components, component_digest
@@ -62,7 +63,9 @@ def record(sample, entries):
 
 
 async def preview(entries, manifest, **parameters):
-    return await Preview(entries, "kubeflow", now=NOW).judge(planned_steps(manifest, parameters))
+    return await Preview(InDatabase(entries.database), "kubeflow", now=NOW).judge(
+        planned_steps(manifest, parameters)
+    )
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -126,7 +129,9 @@ async def test_why_a_step_would_run(sample, entries, record, change, reason):
     template = next(t for t in manifest["spec"]["templates"] if t["name"] == "make")
     change(template)
     steps = planned_steps(manifest, {})
-    make = (await Preview(entries, "kubeflow", now=NOW + timedelta(hours=1)).judge(steps))[0]
+    make = (
+        await Preview(InDatabase(entries.database), "kubeflow", now=NOW + timedelta(hours=1)).judge(steps)
+    )[0]
     assert make.verdict != REUSE
     assert reason in make.why
 

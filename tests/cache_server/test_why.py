@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from cache_server.entries.candidates import InDatabase
 from cache_server.why import Unknown, Why
 from memopod.kube import PODS
 from memopod.steps import names
@@ -14,7 +15,7 @@ SECRET = "hunter2"
 
 @pytest.fixture
 def explainer(cluster, parts):
-    return Why(parts.entries.database, cluster.client)
+    return Why(InDatabase(parts.entries.database), cluster.client)
 
 
 def edit(old, new):

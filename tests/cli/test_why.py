@@ -129,3 +129,27 @@ async def test_a_pod_is_looked_for_in_the_namespace_of_the_kubeconfigs_context(
         assert json.loads(result.stdout)["namespace"] == "pipelines"
     else:
         assert "in namespace default" in result.stderr
+
+
+async def test_a_servers_api_explains_as_its_database_does(command, url, served, tmp_path):
+    moved = {**COMPONENTS, "run.0.main.image": "2", "template.container": "2"}
+    first = entry(1)
+    second = entry(2, components=moved, finished_at=START + timedelta(hours=1))
+    # As many later runs as more than one page of the API holds.
+    later = [entry(n, finished_at=START + timedelta(hours=2, seconds=n)) for n in range(3, 353)]
+    await asyncio.to_thread(kept, url, first, second, *later)
+    (tmp_path / "other").write_text("the_token_of_nobody")
+    async with served(url) as flags:
+        for asked in ([second.key], [second.key, "-n", "pipelines"], [later[-1].key]):
+            by_server = await asyncio.to_thread(CliRunner().invoke, command, [*asked, "--json", *flags])
+            assert by_server.exit_code == 0, by_server.output
+            by_database = await asyncio.to_thread(ask, command, url, *asked, "--json")
+            assert json.loads(by_server.stdout) == json.loads(by_database.stdout)
+        shown = await asyncio.to_thread(CliRunner().invoke, command, [second.key, *flags])
+        assert f"memopod cache show {first.id[:8]} --server https://" in shown.stderr
+        stranger = [*flags, "--token-file", str(tmp_path / "other")]
+        refused = await asyncio.to_thread(CliRunner().invoke, command, [second.key, *stranger])
+    assert (refused.exit_code, len(refused.stderr.splitlines())) == (1, 1)
+    assert "the token is not known" in refused.stderr
+    gone = await asyncio.to_thread(CliRunner().invoke, command, [second.key, *flags])
+    assert (gone.exit_code, "cannot reach" in gone.stderr) == (1, True)

@@ -1,9 +1,12 @@
 import asyncio
+from typing import Any, TypedDict
 
+import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from memopod.kube import CONFIG_MAPS, PODS, Client, Informer, identity
+from memopod.kube import CONFIG_MAPS, PODS, Client, Informer
+from memopod.kube.client import _decoder
 
 NS = "pipelines"
 
@@ -189,19 +192,66 @@ async def test_events_of_one_object_come_in_order(client, start, eventually):
     assert numbers == sorted(numbers)
 
 
-async def test_of_a_large_collection_only_what_is_wanted_is_kept(client, start, seen, eventually):
+async def test_of_a_large_collection_no_object_is_kept_and_every_change_told(client, start, seen, eventually):
     await make(client, "a")
-    informer = Informer(client, CONFIG_MAPS, namespace=NS, on_event=seen, keep=identity)
+    informer = Informer(client, CONFIG_MAPS, namespace=NS, on_event=seen, keep=lambda _: b"")
     start(informer.run())
     await informer.synced.wait()
     await touch(client, "a")
     await eventually(lambda: len(seen.events) == 2)
-    kept = informer.objects[NS, "a"]
-    assert set(kept) == {"metadata"}
-    assert set(kept["metadata"]) == {"namespace", "name", "uid", "resourceVersion"}
+    assert informer.objects == {}
     await client.delete(CONFIG_MAPS, "a", namespace=NS)
     await eventually(lambda: len(seen.events) == 3)
     assert seen.take() == [("ADDED", "a"), ("MODIFIED", "a"), ("DELETED", "a")]
+
+
+async def test_of_what_was_lost_unseen_comes_what_was_kept(client, seen):
+    lost = []
+    informer = Informer(
+        client, CONFIG_MAPS, namespace=NS, on_event=seen, on_lost=lost.append,
+        keep=lambda item: item["metadata"]["name"].encode(),
+    )  # fmt: skip
+
+    def item(name, uid, version):
+        return {"metadata": {"namespace": NS, "name": name, "uid": uid, "resourceVersion": version}}
+
+    def listed(*items):
+        there = set()
+        for change in informer._listed(items, there):
+            informer._apply(*change)
+        for key, known in [(k, v) for k, v in informer._all().items() if k not in there]:
+            informer._apply("DELETED", key, known)
+
+    listed(item("a", "1", "1"), item("b", "2", "1"))
+    listed(item("a", "1", "1"), item("b", "2", "1"))
+    assert seen.take() == [("ADDED", "a"), ("ADDED", "b")]
+    listed(item("a", "1", "2"), item("b", "3", "1"))
+    assert seen.take() == [("MODIFIED", "a"), ("ADDED", "b")]
+    assert lost == [b"b"]
+    listed()
+    assert sorted(lost) == [b"a", b"b", b"b"]
+
+
+class Small(TypedDict, total=False):
+    metadata: dict[str, Any]
+    data: dict[str, str]
+
+
+async def test_with_a_shape_only_its_fields_are_decoded_and_what_does_not_fit_in_full(
+    client, start, seen, eventually
+):
+    items = []
+    await client.create(CONFIG_MAPS, {"metadata": {"name": "a"}, "immutable": False}, namespace=NS)
+    informer = Informer(
+        client, CONFIG_MAPS, namespace=NS, on_event=lambda kind, item: items.append(item), shape=Small
+    )
+    start(informer.run())
+    await informer.synced.wait()
+    await touch(client, "a")
+    await eventually(lambda: len(items) == 2)
+    assert all(set(item) <= {"apiVersion", "kind", "metadata", "data"} for item in items)
+    odd = msgspec.Raw(b'{"metadata": {"name": "b"}, "data": 3, "immutable": true}')
+    assert _decoder(Small)(odd) == {"metadata": {"name": "b"}, "data": 3, "immutable": True}
 
 
 async def test_a_slow_reader_is_not_overrun_by_a_long_list(client, start, seen, eventually, monkeypatch):

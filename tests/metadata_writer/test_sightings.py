@@ -2,9 +2,12 @@ import copy
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from metadata_writer.essentials import essential_pod, essential_workflow
+from metadata_writer.essentials import essential_pod, essential_workflow, pod_facts, workflow_facts
+from metadata_writer.reader import skip_reason
+from metadata_writer.shapes import MetadataShape, PodShape, ResultShape, WorkflowShape
 from metadata_writer.sightings import Sightings, step_key
 
 SAMPLES = Path(__file__).parent.parent / "samples" / "argo-4.1.2"
@@ -19,6 +22,9 @@ class Watcher(Sightings):
         self.changes = []
         super().__init__(self.changes.append, live=live, gone=gone)
         self.workflows_listed.set()
+
+    def settle(self, key, version=None):
+        super().settle(key, self.look(key).version if version is None else version)
 
     def taken(self):
         changes = list(self.changes)
@@ -202,8 +208,85 @@ def test_nothing_is_kept_of_a_step_that_is_settled(seen, pod, workflow, key):
     assert seen.bytes_kept < frame
     sighting = seen.look(key)
     assert (sighting.pod, sighting.node, sighting.result) == (None, None, None)
-    assert sighting.pod_at.name == pod["metadata"]["name"]
+    assert seen.steps == 2
+
+
+def test_a_settled_step_comes_back_when_it_changes_and_with_what_was_known_of_it(seen, pod, workflow, key):
+    seen.on_pod("ADDED", pod)
+    seen.on_workflow("ADDED", workflow)
+    for step in seen.taken():
+        seen.settle(step)
+    seen.on_pod("MODIFIED", pod)
+    seen.on_workflow("MODIFIED", workflow)
+    seen.on_result("ADDED", load("parameters.make.taskresult.json"))
+    assert (seen.taken(), seen.bytes_kept, seen.steps) == ([], 0, 2)
+    pod["status"]["phase"] = "Failed"
+    seen.on_pod("MODIFIED", pod)
+    assert seen.taken() == [key]
     assert seen.lacks_node(key)
+    assert seen.look(key).workflow_at.name == workflow["metadata"]["name"]
+    assert seen.steps == 2
+    seen.settle(key)
+    del workflow["status"]["nodes"][key[1]]["outputs"]
+    seen.on_workflow("MODIFIED", workflow)
+    assert seen.taken() == [key]
+    assert seen.look(key).node is not None
+    seen.on_pod("MODIFIED", pod)  # its name was not known any more
+    assert seen.look(key).pod_at.name == pod["metadata"]["name"]
+
+
+def test_a_step_that_changes_while_it_is_recorded_is_not_settled(seen, pod, key):
+    seen.on_pod("ADDED", pod)
+    version = seen.look(key).version
+    pod["status"]["phase"] = "Failed"
+    seen.on_pod("MODIFIED", pod)
+    seen.on_pod("DELETED", pod)
+    seen.settle(key, version)
+    assert seen.look(key).pod["status"]["phase"] == "Failed"
+
+
+def test_what_vanished_while_nobody_watched_is_forgotten(seen, pod, workflow, key):
+    seen.on_pod("ADDED", pod)
+    seen.on_workflow("ADDED", workflow)
+    for step in seen.taken():
+        seen.settle(step)
+    seen.on_workflow_lost(seen.keep_workflow(workflow))
+    assert seen.steps == 1
+    assert seen.look(key).workflow_gone
+    seen.on_pod_lost(seen.keep_pod(pod))
+    assert (seen.steps, seen.bytes_kept, seen.taken()) == (0, 0, [])
+
+
+def test_a_workflow_that_vanished_while_nobody_watched_brings_back_its_steps(seen, pod, workflow, key):
+    seen.on_pod("ADDED", pod)
+    seen.on_workflow("ADDED", workflow)
+    seen.taken()
+    seen.on_workflow_lost(seen.keep_workflow(workflow))
+    assert key in seen.taken()
+    assert seen.look(key).workflow == essential_workflow(workflow)
+
+
+@pytest.mark.parametrize("kind", ["pod", "workflow-final", "taskresult"])
+def test_the_shapes_leave_out_nothing_that_is_looked_at(kind):
+    shape = {"pod": PodShape, "workflow-final": WorkflowShape, "taskresult": ResultShape}[kind]
+    for path in SAMPLES.parent.glob(f"argo-*/*.{kind}.json"):
+        whole, shaped = json.loads(path.read_text()), msgspec.json.decode(path.read_bytes(), type=shape)
+        if kind == "pod":
+            assert step_key(whole) == step_key(shaped)
+            assert skip_reason(whole) == skip_reason(shaped)
+            assert pod_facts(whole) == pod_facts(shaped)
+            lean = essential_pod(whole)
+            lean["metadata"] = {
+                k: lean["metadata"][k] for k in MetadataShape.__annotations__ if k in lean["metadata"]
+            }
+            assert essential_pod(shaped) == lean
+        elif kind == "workflow-final":
+            assert essential_workflow(shaped) == essential_workflow(whole)
+            assert workflow_facts(shaped) == workflow_facts(whole)
+            assert shaped["status"].get("nodes") == whole["status"].get("nodes")
+        else:
+            assert shaped["metadata"].get("labels") == whole["metadata"].get("labels")
+            assert shaped.get("outputs") == whole.get("outputs")
 
 
 def test_what_the_api_server_has_is_let_go_where_there_is_no_room(pod, key):
@@ -216,7 +299,7 @@ def test_what_the_api_server_has_is_let_go_where_there_is_no_room(pod, key):
 
 def test_a_pod_that_vanished_while_nobody_watched_is_gone(seen, pod, key):
     seen.on_pod("ADDED", pod)
-    seen.on_pod("DELETED", seen.keep_pod(pod))
+    seen.on_pod_lost(seen.keep_pod(pod))
     assert seen.look(key).pod == essential_pod(pod)
     assert seen.look(key).pod_gone
 
@@ -269,5 +352,5 @@ def test_the_namespace_of_a_step_is_known_as_long_as_it_has_to_be_recorded(seen,
 
 
 def test_a_deletion_of_what_was_forgotten_brings_nothing_back(seen, pod):
-    seen.on_pod("DELETED", seen.keep_pod(pod))
+    seen.on_pod_lost(seen.keep_pod(pod))
     assert (seen.steps, seen.taken()) == (0, [])

@@ -1,6 +1,7 @@
 """Identical steps of several workflows: one execution serves them all, and a failover costs one more."""
 
 import asyncio
+import signal
 
 import pytest
 
@@ -82,8 +83,9 @@ async def test_when_the_awaited_step_fails_all_others_run(cluster, play):
     assert len(kubelet.ran) == 4
 
 
+@pytest.mark.parametrize("comes_back", [False, True], ids=["killed", "paused"])
 @pytest.mark.parametrize("moment", ["while-deciding", "while-they-wait"])
-async def test_a_failover_costs_one_more_execution_at_most(cluster, play, moment):
+async def test_a_failover_costs_one_more_execution_at_most(cluster, play, moment, comes_back):
     database = f"sqlite:///{cluster.folder / 'cache.db'}"
     leader = await cluster.cache_server(*COALESCE, database=database)
     other = await cluster.cache_server(*COALESCE, database=database, register=False)
@@ -96,11 +98,19 @@ async def test_a_failover_costs_one_more_execution_at_most(cluster, play, moment
         await until(lambda: all(run.pods for run in runs), "all Pods exist")
     else:
         await until(one_runs_the_others_wait(cluster, 12), "one runs, eleven wait")
-    leader.kill()
-    await until(lambda: other.lines("leading"), "the other replica leads")
+    if comes_back:
+        leader.signal(signal.SIGSTOP)
+    else:
+        leader.kill()
+    try:
+        await until(lambda: other.lines("leading"), "the other replica leads")
+    finally:
+        if comes_back:
+            leader.signal(signal.SIGCONT)
     await until(one_runs_the_others_wait(cluster, 12), "those that were not decided for wait")
     executed = len(kubelet.ran)
     gate.open.set()
     assert [await run.end() for run in runs] == ["Succeeded"] * 12
     assert executed <= 2, "the first one, and one more for the failover"
     assert len(kubelet.ran) == executed, "nobody was let go because the leader changed"
+    assert not comes_back or leader.process.poll() is None

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from cache_server.entries import Entry, open_entries
+from cache_server.entries.candidates import InDatabase
 from cache_server.preview import REUSE, RUN, UNKNOWN, Preview
 from memopod.sandbox.argo import build_pod
 from memopod.sandbox.pipelines import parse_parameters, read_pipeline
@@ -76,10 +77,14 @@ def plan(request):
 async def test_a_pipeline_that_ran_would_be_reused_and_one_that_did_not_would_run(entries, plan):
     required = [f"{n}=x" for n, p in plan.parameters.items() if p.default is None and not p.optional]
     parameters = parse_parameters(required, plan.parameters)
-    judged = await Preview(entries, "pipelines", now=NOW).judge(pipeline_steps(plan, parameters))
+    judged = await Preview(InDatabase(entries.database), "pipelines", now=NOW).judge(
+        pipeline_steps(plan, parameters)
+    )
     assert judged[0].verdict == RUN
     assert {verdict.verdict for verdict in judged} <= {RUN, UNKNOWN}
     count = await run_all(entries, plan, parameters)
-    judged = await Preview(entries, "pipelines", now=NOW).judge(pipeline_steps(plan, parameters))
+    judged = await Preview(InDatabase(entries.database), "pipelines", now=NOW).judge(
+        pipeline_steps(plan, parameters)
+    )
     assert [(v.verdict, v.path) for v in judged if v.verdict != REUSE] == []
     assert len(judged) == count == len(plan.tasks)
