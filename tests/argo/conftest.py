@@ -75,7 +75,7 @@ async def argo(cluster, admin):
         "--namespaced", "--managed-namespace", cluster.pipelines,
         "--executor-image", f"quay.io/argoproj/argoexec:v{VERSION}", "--loglevel", "info",
     ]  # fmt: skip
-    environment = {**os.environ, "LEADER_ELECTION_DISABLE": "true", "ARGO_PROGRESS_PATCH_TICK_DURATION": "0"}
+    environment = {**os.environ, "LEADER_ELECTION_DISABLE": "true", "DEFAULT_REQUEUE_TIME": "100ms"}
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)  # noqa: ASYNC220
     try:

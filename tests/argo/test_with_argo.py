@@ -116,21 +116,54 @@ async def test_results_and_artifacts_of_a_reused_step_reach_the_next(cluster, ar
     assert new["read"]["inputs"]["artifacts"][0]["s3"]["key"] == artifact["s3"]["key"]
 
 
-async def test_fifty_steps_of_one_workflow_run_once_and_are_all_reused(cluster, argo, kubelet):
+async def test_fifty_steps_of_one_workflow_run_once_and_are_all_reused_whole(cluster, argo, kubelet):
     server = await cluster.cache_server()
     fan = {
         "name": "main",
         "steps": [[{
-            "name": "s", "template": "use", "withSequence": {"count": "50"},
-            "arguments": {"parameters": [{"name": "x", "value": "{{item}}"}]},
+            "name": "s", "template": "part", "withSequence": {"count": "50"},
+            "arguments": {"parameters": [{"name": "n", "value": "{{item}}"}]},
         }]],
     }  # fmt: skip
-    await once(argo, server, fan, USE, steps=50)
+    part = {**make("{{inputs.parameters.n}}"), "name": "part", "inputs": {"parameters": [{"name": "n"}]}}
+    first = await once(argo, server, fan, part, steps=50)
     assert len(kubelet.ran) == 50
-    second = await argo.end(await argo.submit(fan, USE))
+    second = await argo.end(await argo.submit(fan, part))
     assert second["status"]["phase"] == "Succeeded"
     assert len(kubelet.ran) == 50
-    assert len(pods_of(second)) == 50
+
+    def values(workflow):
+        return {name: node["outputs"]["parameters"] for name, node in pods_of(workflow).items()}
+
+    assert len(values(first)) == 50
+    assert values(second) == values(first)
+
+
+async def test_container_sets_and_patched_pods_are_reused_and_another_patch_is_another_step(
+    cluster, argo, kubelet
+):
+    server = await cluster.cache_server()
+    both = {
+        "name": "main",
+        "steps": [[{"name": "set", "template": "set"}, {"name": "patched", "template": "patched"}]],
+    }
+    image = {"image": "python:3.9", "command": ["true"]}
+    group = {
+        "name": "set", "metadata": OPTED_IN,
+        "containerSet": {"containers": [{"name": "a", **image}, {"name": "main", **image}]},
+    }  # fmt: skip
+
+    def patched(image):
+        patch = f'{{"containers": [{{"name": "main", "image": "{image}"}}]}}'
+        return {**make(), "name": "patched", "podSpecPatch": patch}
+
+    await once(argo, server, both, group, patched("python:3.10"), steps=2)
+    second = await argo.end(await argo.submit(both, group, patched("python:3.10")))
+    assert second["status"]["phase"] == "Succeeded"
+    assert len(kubelet.ran) == 2
+    third = await argo.end(await argo.submit(both, group, patched("python:3.11")))
+    assert third["status"]["phase"] == "Succeeded"
+    assert len(kubelet.ran) == 3
 
 
 async def test_identical_steps_of_workflows_at_once_run_once(cluster, argo, kubelet):
