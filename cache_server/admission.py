@@ -120,7 +120,7 @@ class Admission:
         """As `admit` does. Raises ValueError for what is no Pod."""
         metadata, spec = pod.metadata, bytes(pod.spec)
         run = run_of(metadata, namespace)
-        sight = run and self._repeats.look(spec, run.workflow, metadata.annotations or {})
+        sight = run and self._repeats.look(spec, run.pod_name, run.workflow, metadata.annotations or {})
         if run and sight and sight.told and not names_run(sight.told.output_keys, run):
             return _repeated(
                 metadata, run, sight, sight.told, namespace=namespace, username=username, now=now,

@@ -12,7 +12,7 @@ from cache_server.artifacts import Artifacts, ArtifactStoreUnavailable, unchange
 from cache_server.audit import audit_key, is_audited
 from cache_server.checks import Checks
 from cache_server.entries import Entries, EntriesUnavailable, Entry
-from cache_server.entries.imported import find_imported, stands_for
+from cache_server.entries.imported import ImportedEntries, stands_for
 from cache_server.identity import Identifier
 from cache_server.namespaces import Namespaces
 from memopod.kube import ApiError
@@ -91,6 +91,7 @@ class Decider:
     ) -> None:  # fmt: skip
         self._identifier = identifier
         self._entries = entries
+        self._imported = ImportedEntries(entries)
         self._artifacts = artifacts
         self._checks = Checks(rules.check_memory)
         self._namespaces = namespaces
@@ -117,7 +118,7 @@ class Decider:
         async def work(known: list[Identity]) -> Decision:
             decision = await self._look_up(step, known, base)
             if isinstance(decision, Run) and decision.reason == "miss" and fingerprint is not None:
-                imported = await find_imported(self._entries, step.namespace, fingerprint)
+                imported = await self._imported.find(step.namespace, fingerprint)
                 if imported is not None and stands_for(imported, known[0]):
                     decision = await self._weigh(known[0], imported)
             return decision if dry_run else await self._retire_gone(decision)

@@ -22,8 +22,9 @@ from memopod.steps import NotAStep, Step, names, read_step
 from memopod.steps.argo import containers, environment, main_container, template_text
 from memopod.steps.finish import needs_result, outputs_text
 from memopod.steps.framing import frame
-from memopod.steps.key import Key, Unkeyable, base_key
+from memopod.steps.key import Key, Unkeyable, base_key, names_run, remembered_key
 from memopod.steps.kubeflow import FingerprintError, fingerprint
+from memopod.steps.repeats import Repeats
 from memopod.steps.seal import is_sealed, seal
 
 _KEPT_ENVIRONMENT = (names.ENV_TEMPLATE, "ARGO_NODE_ID", names.ENV_INCLUDE_RESULT)
@@ -60,9 +61,11 @@ def placeholders(
     `count(namespace, template, reason, entry_id)` is called for each step that runs after a look-up; a
     reuse is counted when it is completed.
     """
+    repeats = Repeats(policy.rules)
 
     async def judge(request: AdmissionRequest) -> Verdict:
-        pod = request.pod().decoded()
+        text = request.pod()
+        pod = text.decoded()
         refusal = not_ours(pod, request.namespace, request.username, policy)
         if refusal is None and is_full(pod):
             refusal = "annotations-full"
@@ -76,9 +79,16 @@ def placeholders(
         if is_swapped(step, policy.secret, now):
             # The API server calls again after another webhook changed the Pod.
             return Verdict(held=False, reason="hit")
-        known = _fingerprint(pod)
+        spec = bytes(text.spec)
+        sight = repeats.look(spec, step.pod_name, step.workflow, step.annotations)
+        told = sight.told
+        known = _fingerprint(pod) if told is None or told.fingerprint is None else told.fingerprint
         try:
-            base = base_key(step, policy.rules)
+            if told is not None and not names_run(told.output_keys, step):
+                base = remembered_key(told.digest, step, policy.rules)
+            else:
+                base = base_key(step, policy.rules)
+                repeats.learn(spec, sight, step)
         except Unkeyable as error:
             return _runs(step, known, Run(reason=error.reason), {})
         key = base.digest

@@ -82,6 +82,9 @@ class Entries(Protocol):
     async def find(self, namespace: str, key: str) -> Entry | None:
         """The entry of a key in a namespace."""
 
+    async def holds(self, namespace: str, prefix: str) -> bool:
+        """Whether there is an entry whose key begins so."""
+
     async def get(self, entry_id: str) -> Entry | None:
         """The entry with that id."""
 

@@ -3,14 +3,15 @@
 They stand in the same table as memopod's own, under a key of another kind: `kubeflow:`, `FORM`, and
 Kubeflow's fingerprint of the step (`memopod.steps.kubeflow.fingerprint`), with `key_version` 0. An entry key
 of memopod's is 64 hexadecimal digits and nothing else, so no look-up for a step held by its gate can meet
-one of them. Only the placeholder mode asks for them, by `find_imported`, after its own key has missed.
+one of them. Only the placeholder mode asks for them, by `ImportedEntries`, after its own key has missed.
 
 Kubeflow's fingerprint leaves out much that decides a step's result: scripts, `envFrom`, `workingDir`, what
 a ConfigMap or an input artifact held at the time. So the import leaves steps out that it cannot tell from
 others (see `cache_server.entries.kubeflow`), and `stands_for` compares the rest.
 """
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from cache_server.entries.entry import Entries, Entry
@@ -31,6 +32,10 @@ ANY_FORM: Final = "kubeflow:"
 """How the key of every imported entry begins."""
 THIS_FORM: Final = f"{ANY_FORM}{FORM}:"
 """How the key of an imported entry begins that can be found."""
+
+_NONE_SECONDS: Final = 10.0
+"""How late the first import into a namespace may be noticed: what it would have saved runs until then."""
+_MOST_NAMESPACES: Final = 10_000
 
 
 def imported_key(fingerprint: str) -> str:
@@ -66,3 +71,23 @@ async def find_imported(entries: Entries, namespace: str, fingerprint: str) -> E
     Raises EntriesUnavailable, as `Entries.find` does.
     """
     return await entries.find(namespace, imported_key(fingerprint))
+
+
+class ImportedEntries:
+    """The imported ones of `entries`. Of a namespace that had none, it is asked again after ten seconds."""
+
+    def __init__(self, entries: Entries, clock: Callable[[], float] = time.monotonic) -> None:
+        self._entries = entries
+        self._clock = clock
+        self._none_until: dict[str, float] = {}
+
+    async def find(self, namespace: str, fingerprint: str) -> Entry | None:
+        """See `find_imported`."""
+        if self._clock() < self._none_until.get(namespace, 0.0):
+            return None
+        found = await find_imported(self._entries, namespace, fingerprint)
+        if found is None and not await self._entries.holds(namespace, THIS_FORM):
+            if len(self._none_until) >= _MOST_NAMESPACES:
+                self._none_until.clear()
+            self._none_until[namespace] = self._clock() + _NONE_SECONDS
+        return found

@@ -212,6 +212,10 @@ class LayeredEntries:
         finally:
             self._memory.drop(entry.namespace, entry.key)
 
+    async def holds(self, namespace: str, prefix: str) -> bool:
+        """See `Entries.holds`. Not from memory."""
+        return await self.sql.holds(namespace, prefix)
+
     async def get(self, entry_id: str) -> Entry | None:
         """See `Entries.get`."""
         return await self.sql.get(entry_id)

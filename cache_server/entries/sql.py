@@ -75,6 +75,12 @@ class SqlEntries:
     async def keep(self, place: Place, reading: Reading) -> None:
         """See `Layer.keep`. Here is where readings come from."""
 
+    async def holds(self, namespace: str, prefix: str) -> bool:
+        """See `Entries.holds`."""
+        begins = entries.c.entry_key.startswith(prefix, autoescape=True)
+        statement = select(exists().where(entries.c.namespace == namespace, begins).label("there"))
+        return bool((await self.database.read("holds", statement, {})).there)
+
     async def get(self, entry_id: str) -> Entry | None:
         """See `Entries.get`."""
         found = await self._newest("get", entries.c.id == entry_id, limit=1)

@@ -10,6 +10,7 @@ variable's value is `offloaded` (3.7 and later).
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 from memopod.steps import names
@@ -41,7 +42,7 @@ class Run(Protocol):
     def workflow_uid(self) -> str: ...  # noqa: D102
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Step:
     """What a Pod says about the step that it runs.
 
@@ -88,7 +89,7 @@ class Step:
         """Whether this Pod has the outputs of an earlier run, and did not run the step itself."""
         return self.labels.get(names.STEP_LABEL) in (names.REUSED, names.PLACEHOLDER)
 
-    @property
+    @cached_property
     def wants_result(self) -> bool:
         """Whether Argo expects `outputs.result` (standard output) because something refers to it."""
         for container in containers(self.pod):

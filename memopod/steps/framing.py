@@ -6,12 +6,9 @@ from typing import Any
 
 def frame(*parts: str | bytes) -> bytes:
     """Join parts so that different lists of parts never give the same bytes: each after its length."""
-    pieces = []
-    for part in parts:
-        # Lone surrogates occur in JSON (`"\\ud800"`) and must not be the reason of a crash.
-        data = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
-        pieces.append(b"%d:%s" % (len(data), data))
-    return b"".join(pieces)
+    # Lone surrogates occur in JSON (`"\\ud800"`) and must not be the reason of a crash.
+    texts = [part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part for part in parts]
+    return b"".join([b"%d:%b" % (len(text), text) for text in texts])
 
 
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)

@@ -12,7 +12,7 @@ A change of any rule here, in `components`, `volumes`, `inputs` or `framing` is 
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -37,13 +37,18 @@ class Unkeyable(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A key: `digest` (64 hexadecimal digits), of these `values`, component name -> JSON value.
+    """A key: `digest` (64 hexadecimal digits), of what `read` gives: component name -> JSON value.
 
-    A look-up needs the digest alone: those of the components are made when somebody asks.
+    A look-up needs the digest alone: the components are read when somebody asks.
     """
 
     digest: str
-    values: Mapping[str, Any] = field(repr=False)
+    read: Callable[[], Mapping[str, Any]] = field(repr=False, compare=False)
+
+    @property
+    def values(self) -> Mapping[str, Any]:
+        """The components by name."""
+        return self.read()
 
     @property
     def components(self) -> Mapping[str, str]:
@@ -75,6 +80,11 @@ def base_key(step: Step, rules: KeyRules = KeyRules()) -> Key:
     """Key of all that the Pod itself tells. Raises Unkeyable."""
     check_keyable(step, rules)
     return _key(base_components(step, rules.ignored_containers))
+
+
+def remembered_key(digest: str, step: Step, rules: KeyRules = KeyRules()) -> Key:
+    """The base key of a step whose digest under these rules is known already."""
+    return Key(digest, lambda: base_components(step, rules.ignored_containers))
 
 
 def entry_key(
@@ -155,7 +165,7 @@ def component_digest(value: Any) -> str:
 
 
 def _key(components: Mapping[str, Any]) -> Key:
-    return Key(_digest(components), components)
+    return Key(_digest(components), lambda: components)
 
 
 def _digest(components: Mapping[str, Any]) -> str:

@@ -10,8 +10,8 @@ in JSON, since a quote inside a string follows a backslash), and holds printable
 backslash. So two specs of one frame decode to the same value but for the strings in the holes. Before a
 frame is remembered, its key is computed once more with something else in every hole, and must be the
 same: no hole counts. What the key takes from outside the spec is part of what it is remembered under
-(salt, allowed volumes), is compared at each use (names of the run in keys of outputs), or keeps the frame
-from being remembered (the downward API, offloaded templates).
+(salt, allowed volumes), is compared at each use (names of the run in keys of outputs, and of what Argo
+offloaded), or keeps the frame from being remembered (the downward API).
 """
 
 import json
@@ -26,14 +26,16 @@ from memopod.steps.argo import NotAStep, Step, containers, environment, read_ste
 from memopod.steps.components import base_components
 from memopod.steps.deadline import template_waits
 from memopod.steps.key import KeyRules, Unkeyable, base_digest, output_keys
+from memopod.steps.kubeflow import FingerprintError, fingerprint
 from memopod.steps.volumes import MOUNTS, OFFLOADED_VOLUME, TOKEN_PREFIX
 
 _TOKEN = TOKEN_PREFIX.encode()
+_OFFLOADED = b'%s","configMap":{"name":"' % OFFLOADED_VOLUME.encode()
 _DEADLINE = b'ARGO_DEADLINE","value":"'
 _HOLE = re.compile(
     rb'\{"name":"('
     rb'ARGO_(?:DEADLINE|NODE_ID|POD_NAME|WORKFLOW_NAME|WORKFLOW_UID)","value":"'
-    rb'|TRACE(?:PARENT|STATE)","value":"|' + _TOKEN + rb')([ !#-\[\]-~]*)"'
+    rb'|TRACE(?:PARENT|STATE)","value":"|' + _TOKEN + b"|" + re.escape(_OFFLOADED) + rb')([ !#-\[\]-~]*)"'
 )
 """Start of a hole, as it stands in the frame, and what is in the hole."""
 _ARTIFACT_KEY, _END = rb"\"key\":\"", rb"\""
@@ -43,6 +45,7 @@ _BETWEEN = b"\0"
 """No JSON text holds this byte."""
 Frame = tuple[bytes, str | None, str | None]
 """The text between the holes of a spec; salt and allowed volumes by the Pod's annotations."""
+_MARKED_POD = "memopod-marker"
 _ENTRIES, _BYTES = 4_096, 32 << 20
 _SIGHTINGS = 65_536
 
@@ -51,14 +54,18 @@ class Told(NamedTuple):
     """What a frame tells: the base key's digest, and what else admission asks of a spec.
 
     `waits`: seconds that the template allows; `output_keys`: keys of object stores that its outputs name;
-    `tokens` and `deadlines`: which holes hold the name of the token's volume, and values of ARGO_DEADLINE.
+    `tokens`, `offloaded` and `deadlines`: which holes hold the name of the token's volume, that of the
+    ConfigMap with what Argo offloaded (the Pod's own), and values of ARGO_DEADLINE;
+    `fingerprint`: Kubeflow's, None where it has none, or the frame alone does not tell it.
     """
 
     digest: str
     waits: tuple[float, ...]
     output_keys: tuple[str, ...]
     tokens: tuple[int, ...]
+    offloaded: tuple[int, ...]
     deadlines: tuple[int, ...]
+    fingerprint: str | None
 
 
 class Sight(NamedTuple):
@@ -68,6 +75,10 @@ class Sight(NamedTuple):
     starts: list[bytes]
     values: list[bytes]
     told: Told | None
+
+    def at(self, start: bytes) -> tuple[int, ...]:
+        """Which holes begin so."""
+        return tuple(number for number, each in enumerate(self.starts) if each == start)
 
     def deadlines(self, told: Told) -> set[str | None]:
         """What Argo wrote into ARGO_DEADLINE."""
@@ -86,8 +97,8 @@ class Repeats:
         self._known: OrderedDict[Frame, Told] = OrderedDict()
         self._seen: set[int] = set()
 
-    def look(self, spec: bytes, workflow: str, annotations: Mapping[str, str]) -> Sight:
-        """Look at the JSON text of a spec whose Pod has these annotations and is of that workflow."""
+    def look(self, spec: bytes, pod: str, workflow: str, annotations: Mapping[str, str]) -> Sight:
+        """Look at the JSON text of a spec whose Pod has that name and these annotations, of that workflow."""
         parts = _HOLE.split(spec)
         starts, values = parts[1::3], parts[2::3]
         del parts[2::3]
@@ -98,7 +109,7 @@ class Repeats:
         told = self._known.get(frame)
         if told is not None:
             self._known.move_to_end(frame)
-            if len({values[number] for number in told.tokens}) > 1:
+            if not _is_consistent(told, values, pod):
                 told = None
         return Sight(frame, starts, values, told)
 
@@ -122,6 +133,13 @@ class Repeats:
             self._room += len(text)
 
 
+def _is_consistent(told: Told, values: list[bytes], pod: str) -> bool:
+    """Whether there is one token, and what was offloaded is the Pod's own: as where the frame was read."""
+    if any(values[number] != pod.encode() for number in told.offloaded):
+        return False
+    return len({values[number] for number in told.tokens}) <= 1
+
+
 def _with_keys(text: bytes, workflow: str, mark: bytes) -> bytes:
     """The text with something else for each artifact's key that names the workflow."""
     name, pieces = workflow.encode(), text.split(_ARTIFACT_KEY)
@@ -134,33 +152,42 @@ def _with_keys(text: bytes, workflow: str, mark: bytes) -> bytes:
 
 def _told(spec: bytes, sight: Sight, step: Step, rules: KeyRules) -> Told | None:
     """What the frame tells, None if that cannot be told from the frame alone."""
-    template = step.template
-    if template is None or not _depends_on_spec_alone(step, rules):
-        return None
-    metadata = {**step.pod["metadata"], "name": "memopod-marker"}
+    metadata = {**step.pod["metadata"], "name": _MARKED_POD}
     try:
         pod = {"metadata": metadata, "spec": json.loads(_marked(spec, step.workflow))}
         marked = read_step(pod, namespace=step.namespace)
-        same = base_digest(marked, rules) == base_digest(step, rules)
+        digest = base_digest(step, rules)
+        same = base_digest(marked, rules) == digest
     except (NotAStep, Unkeyable, ValueError):
         return None
-    deadlines = tuple(n for n, start in enumerate(sight.starts) if start == _DEADLINE)
-    if not same or _deadlines(marked) != {f"marker-{number}" for number in deadlines}:
-        return None
-    return Told(
-        digest=base_digest(step, rules), waits=tuple(template_waits(template)),
-        output_keys=tuple(output_keys(template)), deadlines=deadlines,
-        tokens=tuple(n for n, start in enumerate(sight.starts) if start == _TOKEN),
+    template, print_ = step.template or {}, _fingerprint(step)
+    told = Told(
+        digest=digest, waits=tuple(template_waits(template)), output_keys=tuple(output_keys(template)),
+        fingerprint=print_ if print_ == _fingerprint(marked) else None,
+        tokens=sight.at(_TOKEN), offloaded=sight.at(_OFFLOADED), deadlines=sight.at(_DEADLINE),
     )  # fmt: skip
+    plain = (
+        same
+        and _is_consistent(told, sight.values, step.pod_name)
+        and _deadlines(marked) == {f"marker-{number}" for number in told.deadlines}
+    )
+    return told if plain and _depends_on_spec_alone(step, told, rules) else None
 
 
-def _depends_on_spec_alone(step: Step, rules: KeyRules) -> bool:
+def _fingerprint(step: Step) -> str | None:
+    try:
+        return fingerprint(template_text(step.pod) or "")
+    except FingerprintError:
+        return None
+
+
+def _depends_on_spec_alone(step: Step, told: Told, rules: KeyRules) -> bool:
     spec = step.pod["spec"]
-    volumes = _volume_names(spec)
+    offloaded = [v for v in spec.get("volumes") or () if v.get("name") == OFFLOADED_VOLUME]
     return (
         template_text({"metadata": {}, "spec": spec}) is not None
-        and OFFLOADED_VOLUME not in volumes
-        and sum(name.startswith(TOKEN_PREFIX) for name in volumes) <= 1
+        and len(offloaded) == len(told.offloaded)
+        and sum(name.startswith(TOKEN_PREFIX) for name in _volume_names(spec)) <= 1
         and not base_components(step, rules.ignored_containers)["downward"]
     )
 
@@ -176,11 +203,12 @@ def _deadlines(step: Step) -> set[str | None]:
 
 
 def _marked(spec: bytes, workflow: str) -> bytes:
-    """The spec with something else in each hole: another thing in each, but for the token's volume."""
+    """The spec with something else in each hole: another thing in each, but for names that are compared."""
     numbers = count()
 
     def mark(match: re.Match[bytes]) -> bytes:
         number, start = next(numbers), match[1]
-        return b'{"name":"%s%s"' % (start, b"marker" if start == _TOKEN else b"marker-%d" % number)
+        same = {_TOKEN: b"marker", _OFFLOADED: _MARKED_POD.encode()}.get(start)
+        return b'{"name":"%s%s"' % (start, same or b"marker-%d" % number)
 
     return _with_keys(_HOLE.sub(mark, spec), workflow, b"marker")

@@ -30,6 +30,7 @@ POLICY = Policy(secret=b"s" * 32, trusted_creators=frozenset({CREATOR}), hold_se
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 GIVEN = {"namespace": "kubeflow", "username": CREATOR, "now": NOW, "controller_alive": True}
 MAKE = RECORDED["argo-4.1.2/parameters.make.admission.json"]
+BIG = RECORDED["argo-4.1.2/offloaded.admission.json"]
 USE = RECORDED["argo-4.1.2/artifacts.use.admission.json"]
 
 
@@ -70,7 +71,9 @@ def same(admission, pod):
 def is_remembered(repeats, pod):
     text = text_of(pod)
     run = run_of(text.metadata, "kubeflow")
-    return repeats.look(bytes(text.spec), run.workflow, text.metadata.annotations).told is not None
+    return (
+        repeats.look(bytes(text.spec), run.pod_name, run.workflow, text.metadata.annotations).told is not None
+    )
 
 
 def learned(pod, rules=POLICY.rules):
@@ -80,7 +83,10 @@ def learned(pod, rules=POLICY.rules):
         run = another_run(pod, n)
         text = text_of(run)
         sight = repeats.look(
-            bytes(text.spec), run_of(text.metadata, "kubeflow").workflow, text.metadata.annotations
+            bytes(text.spec),
+            text.metadata.name,
+            run_of(text.metadata, "kubeflow").workflow,
+            text.metadata.annotations,
         )
         repeats.learn(bytes(text.spec), sight, read_step(run, namespace="kubeflow"))
     return repeats
@@ -135,7 +141,7 @@ def test_whatever_changes_in_whatever_order_the_verdict_is_the_one_of_reading(pa
 @settings(max_examples=300)
 @given(data=st.data())
 def test_a_spec_that_differs_in_some_bytes_is_never_taken_for_the_remembered_one(data):
-    pod = text_of(data.draw(st.sampled_from([MAKE, USE])))
+    pod = text_of(data.draw(st.sampled_from([MAKE, USE, BIG])))
     for _ in range(3):
         assert same(SHARED, pod)
     spec = bytearray(bytes(pod.spec))
@@ -149,7 +155,7 @@ def test_a_spec_that_differs_in_some_bytes_is_never_taken_for_the_remembered_one
         assert same(SHARED, changed)
 
 
-@pytest.mark.parametrize("pod", [MAKE, USE], ids=["parameters", "artifacts"])
+@pytest.mark.parametrize("pod", [MAKE, USE, BIG], ids=["parameters", "artifacts", "offloaded"])
 def test_the_third_run_of_a_step_is_not_read_any_more(pod):
     assert is_remembered(learned(pod), another_run(pod, 3))
 
@@ -158,7 +164,7 @@ def test_a_step_that_came_once_takes_no_room():
     repeats = Repeats(KeyRules())
     text = text_of(MAKE)
     repeats.learn(
-        bytes(text.spec), repeats.look(bytes(text.spec), "w", {}), read_step(MAKE, namespace="kubeflow")
+        bytes(text.spec), repeats.look(bytes(text.spec), "p", "w", {}), read_step(MAKE, namespace="kubeflow")
     )
     assert not is_remembered(repeats, MAKE)
 
@@ -172,8 +178,8 @@ def reads_its_labels(pod):
     set_env(pod, "L", {"valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['x']"}}})
 
 
-def reads_what_argo_offloaded(pod):
-    pod["spec"]["volumes"].append({"name": "argo-env-config", "configMap": {"name": pod["metadata"]["name"]}})
+def reads_a_config_map_named_as_argos(pod):
+    pod["spec"]["volumes"].append({"name": "argo-env-config", "configMap": {"name": "of-a-user"}})
     main(pod)["volumeMounts"].append({"name": "argo-env-config", "mountPath": "/config"})
 
 
@@ -188,7 +194,7 @@ def takes_its_key_as_an_argument(pod):
 
 @pytest.mark.parametrize(
     "odd",
-    [like_a_variable_of_the_run, reads_its_labels, reads_what_argo_offloaded, mounts_a_second_token,
+    [like_a_variable_of_the_run, reads_its_labels, reads_a_config_map_named_as_argos, mounts_a_second_token,
      takes_its_key_as_an_argument],
 )  # fmt: skip
 def test_what_the_text_between_the_holes_cannot_tell_is_read_each_time(odd):
@@ -198,6 +204,16 @@ def test_what_the_text_between_the_holes_cannot_tell_is_read_each_time(odd):
     admission = Admission(POLICY)
     for n in (1, 1, 1, 2, 3):
         assert same(admission, text_of(another_run(pod, n)))
+
+
+def test_a_config_map_of_another_pods_name_is_not_what_argo_offloaded():
+    admission = Admission(POLICY)
+    for n in range(3):
+        assert same(admission, text_of(another_run(BIG, n)))
+    other = another_run(BIG, 3)
+    other["metadata"]["name"] = "another-pod"
+    assert same(admission, text_of(other))
+    assert not is_remembered(admission._repeats, other)
 
 
 def test_an_output_below_a_key_that_names_the_new_run_has_no_key():
@@ -255,7 +271,7 @@ def remember(repeats, pod):
     text = text_of(pod)
     workflow = run_of(text.metadata, "kubeflow").workflow
     for _ in range(2):
-        sight = repeats.look(bytes(text.spec), workflow, text.metadata.annotations)
+        sight = repeats.look(bytes(text.spec), text.metadata.name, workflow, text.metadata.annotations)
         repeats.learn(bytes(text.spec), sight, read_step(pod, namespace="kubeflow"))
 
 
@@ -265,5 +281,5 @@ def test_what_is_remembered_is_the_key_under_the_clusters_rules():
     rules = KeyRules(ignored_containers=frozenset({"mesh"}))
     repeats = learned(pod, rules)
     text = text_of(another_run(pod, 4))
-    told = repeats.look(bytes(text.spec), "again-4", text.metadata.annotations).told
+    told = repeats.look(bytes(text.spec), "p", "again-4", text.metadata.annotations).told
     assert told.digest == base_digest(read_step(pod, namespace="kubeflow"), rules)
