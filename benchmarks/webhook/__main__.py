@@ -51,7 +51,7 @@ HERE = Path(__file__).parent
 CONNECTIONS, WARM = 16, 1
 SECONDS, ROUNDS = int(os.environ.get("SECONDS", "4")), int(os.environ.get("ROUNDS", "3"))
 STORED = int(os.environ.get("STORED", "200000"))
-HIT_KEYS, MEMORY_KEYS = STORED // 20, 500
+HIT_KEYS, MEMORY_KEYS = STORED // 20, 50
 """Salts: with each, every review is a step of its own."""
 ODD_SHARE = 0.01
 """Part of the answers that may be others than a load is about (a deadline that passed)."""

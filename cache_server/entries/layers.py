@@ -45,6 +45,7 @@ import asyncio
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 import structlog
@@ -67,6 +68,7 @@ _LOOKUPS = Counter(
     "What each layer answered: entry, none, unknown, slow, error, or skipped (its breaker is open).",
     ["layer", "result"],
 )
+_counter = cache(_LOOKUPS.labels)
 _SUBSCRIBED = Gauge("memopod_entries_subscribed", "1 while Redis tells this replica of changes.")
 
 _BACKGROUND = 64
@@ -121,7 +123,7 @@ class LayeredEntries:
         except Exception:  # noqa: BLE001 (the look-up asks it again as a layer, and counts the failure)
             return None
         if reading is not None:
-            _LOOKUPS.labels(self._memory.name, "none" if reading.entry is None else "entry").inc()
+            _counter(self._memory.name, "none" if reading.entry is None else "entry").inc()
         return reading
 
     def _join(self, namespace: str, key: str) -> "asyncio.Task[Entry | None]":
@@ -171,7 +173,7 @@ class LayeredEntries:
         """What the layer knows; None too when it does not answer, which is counted."""
         breaker = self._breakers[layer.name]
         if not breaker.allows():
-            _LOOKUPS.labels(layer.name, "skipped").inc()
+            _counter(layer.name, "skipped").inc()
             return None
         try:
             async with asyncio.timeout(seconds):
@@ -179,18 +181,18 @@ class LayeredEntries:
         except Unreadable:
             # The database answers well; only this row does not.
             breaker.succeeded()
-            _LOOKUPS.labels(layer.name, "error").inc()
+            _counter(layer.name, "error").inc()
             raise
         except Exception as error:  # noqa: BLE001 (whatever a layer fails with, the next one is asked)
             self._failed(layer, error)
             return None
         breaker.succeeded()
         told = "unknown" if reading is None else "none" if reading.entry is None else "entry"
-        _LOOKUPS.labels(layer.name, told).inc()
+        _counter(layer.name, told).inc()
         return reading
 
     def _failed(self, layer: Layer, error: Exception) -> None:
-        _LOOKUPS.labels(layer.name, "slow" if isinstance(error, TimeoutError) else "error").inc()
+        _counter(layer.name, "slow" if isinstance(error, TimeoutError) else "error").inc()
         if self._breakers[layer.name].failed():
             cause = str(error) if isinstance(error, EntriesUnavailable) else type(error).__name__
             _log.warning("a layer of entries is left alone for a while", layer=layer.name, cause=cause)
