@@ -1,4 +1,9 @@
-from cache_server.entries.imported import KEY_VERSION_IMPORTED, find_imported, imported_key
+from cache_server.entries.imported import (
+    KEY_VERSION_IMPORTED,
+    ImportedEntries,
+    find_imported,
+    imported_key,
+)
 
 FINGERPRINT = "07f2c42567af4f141a52887e0a113c9aefdfdfd5e6b06b9908f7fdb0b43739af"
 
@@ -16,3 +21,24 @@ async def test_an_imported_entry_is_never_found_by_a_key_of_memopods(entries, ma
     own = make_entry(key=FINGERPRINT)
     await entries.put(own)
     assert await entries.find("pipelines", FINGERPRINT) == own
+
+
+async def test_a_namespace_without_imported_entries_is_asked_again_after_ten_seconds(entries, make_entry):
+    now = 100.0
+    imported = ImportedEntries(entries, clock=lambda: now)
+    assert await imported.find("pipelines", FINGERPRINT) is None
+    entry = make_entry(key=imported_key(FINGERPRINT), key_version=KEY_VERSION_IMPORTED)
+    await entries.put(entry)
+    now += 9.9
+    assert await imported.find("pipelines", FINGERPRINT) is None
+    now += 0.2
+    assert await imported.find("pipelines", FINGERPRINT) == entry
+
+
+async def test_in_a_namespace_with_an_imported_entry_each_step_is_looked_for(entries, make_entry):
+    imported = ImportedEntries(entries, clock=lambda: 100.0)
+    await entries.put(make_entry(key=imported_key("0" * 64), pod_uid="other"))
+    assert await imported.find("pipelines", FINGERPRINT) is None
+    entry = make_entry(key=imported_key(FINGERPRINT), key_version=KEY_VERSION_IMPORTED)
+    await entries.put(entry)
+    assert await imported.find("pipelines", FINGERPRINT) == entry
