@@ -29,8 +29,10 @@ services: ## install the servers and the browser that tests start (Debian, as ro
 	command -v chromium >/dev/null || missing="$$missing chromium"; \
 	command -v redis-server >/dev/null || missing="$$missing redis-server"; \
 	[ -e /usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1 ] || missing="$$missing faketime"; \
-	command -v dockerd >/dev/null || missing="$$missing docker.io"; \
-	command -v debootstrap >/dev/null || missing="$$missing debootstrap"; \
+	command -v dockerd >/dev/null || [ -x /usr/sbin/dockerd ] || missing="$$missing docker.io"; \
+	command -v debootstrap >/dev/null || [ -x /usr/sbin/debootstrap ] || missing="$$missing debootstrap"; \
+	command -v docker-compose >/dev/null || missing="$$missing docker-compose"; \
+	command -v mariadb-admin >/dev/null || missing="$$missing mariadb-client"; \
 	[ -n "$$missing" ] || { echo "services: everything is installed"; exit 0; }; \
 	command -v apt-get >/dev/null || { echo "services: no apt-get here; install by hand:$$missing" >&2; exit 1; }; \
 	[ "$$(id -u)" = 0 ] || { echo "services: must be root; run: sudo apt-get install --no-install-recommends$$missing" >&2; exit 1; }; \

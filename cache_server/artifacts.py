@@ -5,7 +5,9 @@ each bucket, with credentials of its own from the environment, as `ENDPOINT/BUCK
 """
 
 import asyncio
+import configparser
 import hashlib
+import os
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -209,7 +211,7 @@ def _open_remote(
 ) -> ObjectStore:
     _check_options(options)
     # Types of the options differ by store, and obstore reads the values from text.
-    config: Any = {**options, **(credentials or {})}
+    config: Any = {**options, **(credentials or _credentials_of_file(url))}
     deadline = timedelta(seconds=call_timeout)
     return from_url(
         url,
@@ -221,6 +223,29 @@ def _open_remote(
         },
         retry_config={"max_retries": 1, "retry_timeout": deadline},
     )
+
+
+def _credentials_of_file(url: str) -> Mapping[str, str]:
+    """The access key in the file that AWS_SHARED_CREDENTIALS_FILE names, which obstore does not read.
+
+    None of it if the environment has a key itself. Raises ValueError for a file without this profile.
+    """
+    path = os.environ.get("AWS_SHARED_CREDENTIALS_FILE")
+    if not path or os.environ.get("AWS_ACCESS_KEY_ID") or not url.startswith("s3"):
+        return {}
+    profile = os.environ.get("AWS_PROFILE", "default")
+    try:
+        file = configparser.RawConfigParser()
+        file.read_string(Path(path).read_text("utf-8"))
+        found = file[profile]
+        names = ("access_key_id", "secret_access_key")
+        return {name: found[f"aws_{name}"] for name in names}
+    except (OSError, UnicodeDecodeError, configparser.Error, KeyError) as error:
+        # The parser's own text repeats lines of the file.
+        raise ValueError(
+            f"AWS_SHARED_CREDENTIALS_FILE: expected aws_access_key_id and aws_secret_access_key below "
+            f"[{profile}] in {path}, got {type(error).__name__}"
+        ) from None
 
 
 async def _describe(store: ObjectStore, key: str) -> ArtifactState | None:

@@ -19,7 +19,8 @@ SERVICES = (
 HEAD = """# Settings
 
 Each setting is a flag (`--listen-port 8443`, with dashes or underscores) and an environment variable
-(`MEMOPOD_CACHE_LISTEN_PORT`); a flag wins. Names of the services that memopod replaces are accepted too.
+(`MEMOPOD_CACHE_LISTEN_PORT`); a flag wins. A variable that ends in `_FILE` names a file with the value,
+for secrets (`MEMOPOD_CACHE_DATABASE_FILE`). Names of the services that memopod replaces are accepted too.
 This page is written by `make reference` from the dataclasses that hold the settings.
 """
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from cache_server.entries.databases import parse_url
+from memopod.service import from_environment
 
 DATABASE_VARIABLE = "MEMOPOD_CACHE_DATABASE"
 """Environment variable with the URL of the cache server's database."""
@@ -82,8 +83,8 @@ def find_source(database: str | None, state: Path | None) -> Source:
         return Source(database, f" --database {shlex.quote(_shown(database))}")
     if state:
         return Source(_url(state), f" --state {shlex.quote(str(state))}")
-    if from_environment := os.environ.get(DATABASE_VARIABLE):
-        return Source(from_environment)
+    if url := from_environment(DATABASE_VARIABLE):
+        return Source(url)
     return Source(_url(DEFAULT_STATE))
 
 

@@ -33,7 +33,10 @@ def run(
         ),
     ] = None,
     state: Annotated[
-        Path, typer.Option("--state", metavar="DIR", help="State folder of the sandbox to run in.")
+        Path,
+        typer.Option(
+            "--state", metavar="DIR", envvar="MEMOPOD_STATE", help="State folder of the sandbox to run in."
+        ),
     ] = DEFAULT,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the result as one JSON object, last.")

@@ -5,9 +5,10 @@ import datetime as dt
 import ipaddress
 import os
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 import yaml
@@ -16,6 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+LOCALHOST = "127.0.0.1"
 _LIFETIME = dt.timedelta(days=825)
 """The longest that common TLS clients accept of a serving certificate."""
 _CLOCK_SKEW = dt.timedelta(hours=1)
@@ -55,40 +57,47 @@ class StateFiles:
     kubeconfig: Path
     kubeconfigs: dict[str, Path]
 
+    @classmethod
+    def below(cls, state: Path) -> Self:
+        """Those in the folder `state`."""
+        tls = state / "tls"
+        return cls(
+            ca=tls / "ca.crt",
+            apiserver=Pair(tls / "apiserver.crt", tls / "apiserver.key"),
+            cache_server=Pair(tls / "cache-server.crt", tls / "cache-server.key"),
+            tokens=state / "tokens.json",
+            kubeconfig=state / "kubeconfig",
+            kubeconfigs={name: state / "kube" / f"{name}.kubeconfig" for name in USERS if name != "admin"},
+        )
+
     @property
     def ca_bundle(self) -> str:
         """The CA as `caBundle` of a webhook configuration."""
         return base64.b64encode(self.ca.read_bytes()).decode()
 
 
-def prepare_state(state: Path, api_port: int) -> StateFiles:
+def prepare_state(
+    state: Path, api_port: int, *, host: str = LOCALHOST, hosts: Sequence[str] = ()
+) -> StateFiles:
     """Write what is missing in a sandbox's folder, and return where it is.
 
-    A second call changes nothing, but for the kubeconfigs after a change of `api_port` and for
-    certificates that are about to expire. Keys, tokens and kubeconfigs are readable by their owner
+    `host` is where the API server is found, `hosts` are further names in the certificates. A second
+    call changes nothing, but for the kubeconfigs after a change of address and for certificates that
+    are about to expire, or lack a name. Keys, tokens and kubeconfigs are readable by their owner
     only. Raises OSError if the folder cannot be written.
     """
-    tls = state / "tls"
-    _folder(state)
-    _folder(tls)
-    _folder(state / "kube")
-    authority = _authority(Pair(tls / "ca.crt", tls / "ca.key"))
-    apiserver = _serving(authority, Pair(tls / "apiserver.crt", tls / "apiserver.key"), "kube-apiserver")
-    cache_server = _serving(
-        authority, Pair(tls / "cache-server.crt", tls / "cache-server.key"), "cache-server"
-    )
-    tokens = _tokens(state / "tokens.json")
-    files = {name: state / "kube" / f"{name}.kubeconfig" for name in USERS if name != "admin"}
-    for name, path in {**files, "admin": state / "kubeconfig"}.items():
-        _write_secret(path, _kubeconfig(authority.certificate.read_bytes(), api_port, name, tokens[name]))
-    return StateFiles(
-        ca=authority.certificate,
-        apiserver=apiserver,
-        cache_server=cache_server,
-        tokens=state / "tokens.json",
-        kubeconfig=state / "kubeconfig",
-        kubeconfigs=files,
-    )
+    files = StateFiles.below(state)
+    for folder in (state, files.ca.parent, state / "kube"):
+        _folder(folder)
+    authority = _authority(Pair(files.ca, files.ca.with_suffix(".key")))
+    hosts = tuple(dict.fromkeys(name for name in (host, *hosts) if name != LOCALHOST))
+    _serving(authority, files.apiserver, "kube-apiserver", hosts)
+    _serving(authority, files.cache_server, "cache-server", hosts)
+    tokens = _tokens(files.tokens)
+    server = f"https://{host}:{api_port}"
+    for name, path in {**files.kubeconfigs, "admin": files.kubeconfig}.items():
+        _write_secret(path, _kubeconfig(authority.certificate.read_bytes(), server, name, tokens[name]))
+    return files
 
 
 def _authority(pair: Pair) -> Pair:
@@ -102,11 +111,11 @@ def _authority(pair: Pair) -> Pair:
     return pair
 
 
-def _serving(authority: Pair, pair: Pair, common_name: str) -> Pair:
-    """A certificate for 127.0.0.1, ::1 and localhost, signed by the authority."""
+def _serving(authority: Pair, pair: Pair, common_name: str, hosts: Sequence[str]) -> None:
+    """A certificate for 127.0.0.1, ::1, localhost and `hosts`, signed by the authority."""
     issuer = x509.load_pem_x509_certificate(authority.certificate.read_bytes())
-    if _is_current(pair, issuer):
-        return pair
+    if _is_current(pair, issuer, hosts):
+        return
     issuer_key = serialization.load_pem_private_key(authority.key.read_bytes(), None)
     if not isinstance(issuer_key, ec.EllipticCurvePrivateKey):
         raise TypeError(f"{authority.key}: expected an elliptic curve key, got another kind")
@@ -116,6 +125,7 @@ def _serving(authority: Pair, pair: Pair, common_name: str) -> Pair:
         x509.DNSName("localhost"),
         x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
         x509.IPAddress(ipaddress.ip_address("::1")),
+        *(x509.DNSName(host) for host in hosts),
     ]
     builder = (
         builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
@@ -124,17 +134,17 @@ def _serving(authority: Pair, pair: Pair, common_name: str) -> Pair:
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
     )
     _write_pair(pair, builder.sign(issuer_key, hashes.SHA256()), key)
-    return pair
 
 
-def _is_current(pair: Pair, issuer: x509.Certificate | None = None) -> bool:
+def _is_current(pair: Pair, issuer: x509.Certificate | None = None, hosts: Sequence[str] = ()) -> bool:
     if not pair.certificate.exists() or not pair.key.exists():
         return False
     certificate = x509.load_pem_x509_certificate(pair.certificate.read_bytes())
     if issuer is not None and certificate.issuer != issuer.subject:
         return False
     return certificate.not_valid_after_utc - _RENEW_BEFORE > _now() and (
-        issuer is None or _authority_key(certificate) == _subject_key(issuer)
+        issuer is None
+        or (_authority_key(certificate) == _subject_key(issuer) and _names(certificate).issuperset(hosts))
     )
 
 
@@ -179,6 +189,11 @@ def _authority_key(certificate: x509.Certificate) -> bytes | None:
     return certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier
 
 
+def _names(certificate: x509.Certificate) -> set[str]:
+    found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return set(found.get_values_for_type(x509.DNSName))
+
+
 def _name(common_name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
 
@@ -208,9 +223,9 @@ def _tokens(path: Path) -> dict[str, str]:
     return {name: by_user[user[0]] for name, user in USERS.items()}
 
 
-def _kubeconfig(authority: bytes, port: int, user: str, token: str) -> bytes:
+def _kubeconfig(authority: bytes, server: str, user: str, token: str) -> bytes:
     cluster = {
-        "server": f"https://127.0.0.1:{port}",
+        "server": server,
         "certificate-authority-data": base64.b64encode(authority).decode(),
     }
     context = {"cluster": "sandbox", "user": user, "namespace": "pipelines"}

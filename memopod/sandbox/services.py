@@ -37,7 +37,7 @@ class Service:
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """Where the services listen, all on 127.0.0.1."""
+    """Where the services listen. All are different, so that one machine is enough."""
 
     api: int
     store: int
@@ -57,80 +57,123 @@ class Ports:
         return cls(*free_ports(len(cls.__dataclass_fields__)))
 
 
-def stages(state: Path, files: StateFiles, ports: Ports) -> Sequence[Sequence[Service]]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """Where everything of a sandbox is: all that differs between processes of one machine and containers.
+
+    `listen` is the address that services listen on; `api_server`, `cache_server`, `store` and `envoy` are
+    the hosts where they are found. `bucket` is the URL of the artifacts' bucket. The databases are URLs
+    too, or None where the services' environment has them. `cluster_only`: the others run elsewhere.
+    """
+
+    state: Path
+    ports: Ports
+    bucket: str
+    metadata_database: str | None = None
+    cache_database: str | None = None
+    listen: str = _HOST
+    api_server: str = _HOST
+    cache_server: str = _HOST
+    store: str = _HOST
+    envoy: str = _HOST
+    cluster_only: bool = False
+
+    @classmethod
+    def of_machine(cls, state: Path) -> "Layout":
+        """All on this machine, at free ports; SQLite and folders below `state`."""
+        return cls(
+            state=state,
+            ports=Ports.choose(),
+            bucket=f"file://{state / 'buckets' / BUCKET}",
+            metadata_database=f"sqlite:///{state / 'metadata.db'}",
+            cache_database=f"sqlite:///{state / 'cache.db'}",
+        )
+
+    @property
+    def object_store(self) -> tuple[str, str]:
+        """The flag of kubelet and cache server that says where the artifacts are."""
+        return "--object-store", f"{ENDPOINT}/{BUCKET}={self.bucket}"
+
+
+def stages(layout: Layout) -> Sequence[Sequence[Service]]:
     """The services in the order in which they start; those of one stage start together.
 
     Nothing breaks if another order is taken: each waits for what it needs. This one is quick, and its
     reverse, in which they stop, loses nothing: writer and cache server end before the store, Envoy
     before the API server.
     """
-    python = sys.executable
-    database = state / "metadata.db"
-    api = Service(
+    ports, listen = layout.ports, layout.listen
+    files = StateFiles.below(layout.state)
+    api = _service(
         "api-server",
-        (python, "-m", "memopod.sandbox.apiserver", "--state", str(state), "--listen-port", str(ports.api)),
-        f"https://{_HOST}:{ports.api}/readyz",
+        "memopod.sandbox.apiserver",
+        *("--state", str(layout.state), "--listen-host", listen, "--listen-port", str(ports.api)),
+        *("--advertise-host", layout.api_server),
+        ready=f"https://{_HOST}:{ports.api}/readyz",
     )
-    store = Service(
+    kubelet = _service(
+        "kubelet",
+        "memopod.sandbox.kubelet",
+        *("--state", str(layout.state), "--kubeconfig", str(files.kubeconfigs["kubelet"])),
+        *("--health-port", str(ports.kubelet_health), *layout.object_store),
+        ready=_ready(ports.kubelet_health),
+    )
+    if layout.cluster_only:
+        return ((api,), (kubelet,))
+    store = _service(
         "metadata-store",
-        (
-            *(python, "-m", "metadata_store", "--listen_address", _HOST, f"--grpc_port={ports.store}"),
-            *("--database", f"sqlite:///{database}", "--health-port", str(ports.store_health)),
-        ),
-        _ready(ports.store_health),
+        "metadata_store",
+        *("--listen-address", listen, "--grpc-port", str(ports.store)),
+        *("--health-port", str(ports.store_health), *_database(layout.metadata_database)),
+        ready=_ready(ports.store_health),
         grace=25.0,
     )
-    kubelet = Service(
-        "kubelet",
-        (
-            *(python, "-m", "memopod.sandbox.kubelet", "--state", str(state)),
-            *("--kubeconfig", str(files.kubeconfigs["kubelet"]), "--health-port", str(ports.kubelet_health)),
-        ),
-        _ready(ports.kubelet_health),
-    )
-    envoy = Service(
+    envoy = _service(
         "envoy",
-        (
-            *(python, "-m", "memopod.cli", "envoy", "run", "--listen-address", _HOST),
-            *("--listen-port", str(ports.envoy), "--full-port", "0"),
-            *("--status-port", str(ports.envoy_status), "--store", f"{_HOST}:{ports.store}"),
-        ),
-        f"http://{_HOST}:{ports.envoy_status}/ready",
+        "memopod.cli",
+        *("envoy", "run", "--listen-address", listen, "--listen-port", str(ports.envoy)),
+        *("--full-port", "0", "--status-port", str(ports.envoy_status)),
+        *("--store", f"{layout.store}:{ports.store}"),
+        ready=f"http://{_HOST}:{ports.envoy_status}/ready",
         grace=5.0,
     )
-    cache = Service(
+    cache = _service(
         "cache-server",
-        (
-            *(python, "-m", "cache_server", "--kubeconfig", str(files.kubeconfigs["cache-server"])),
-            *("--listen-host", _HOST, "--listen-port", str(ports.webhook)),
-            *("--health-host", _HOST, "--health-port", str(ports.cache_health)),
-            *("--tls-cert-file", str(files.cache_server.certificate)),
-            *("--tls-key-file", str(files.cache_server.key)),
-            *("--database", f"sqlite:///{state / 'cache.db'}", "--seal-key-file", str(state / "seal.key")),
-            *("--object-store", f"{ENDPOINT}/{BUCKET}=file://{state / 'buckets' / BUCKET}"),
-            *("--trusted-creators", CONTROLLER, "--lease-namespace", "memopod"),
-        ),
-        _ready(ports.cache_health),
+        "cache_server",
+        *("--kubeconfig", str(files.kubeconfigs["cache-server"])),
+        *("--listen-host", listen, "--listen-port", str(ports.webhook)),
+        *("--health-host", listen, "--health-port", str(ports.cache_health)),
+        *("--tls-cert-file", str(files.cache_server.certificate)),
+        *("--tls-key-file", str(files.cache_server.key), "--seal-key-file", str(layout.state / "seal.key")),
+        *(*layout.object_store, "--trusted-creators", CONTROLLER, "--lease-namespace", "memopod"),
+        *_database(layout.cache_database),
+        ready=_ready(ports.cache_health),
     )
-    writer = Service(
+    writer = _service(
         "metadata-writer",
-        (
-            *(python, "-m", "metadata_writer", "--kubeconfig", str(files.kubeconfigs["metadata-writer"])),
-            *("--store", f"{_HOST}:{ports.store}"),
-            *("--health-host", _HOST, "--health-port", str(ports.writer_health)),
-        ),
-        _ready(ports.writer_health),
+        "metadata_writer",
+        *("--kubeconfig", str(files.kubeconfigs["metadata-writer"])),
+        *("--store", f"{layout.store}:{ports.store}"),
+        *("--health-host", listen, "--health-port", str(ports.writer_health)),
+        ready=_ready(ports.writer_health),
         grace=15.0,
     )
-    janitor = Service(
+    janitor = _service(
         "janitor",
-        (
-            *(python, "-m", "cache_server.janitor", "--kubeconfig", str(files.kubeconfigs["janitor"])),
-            *("--health-host", _HOST, "--health-port", str(ports.janitor_health)),
-        ),
-        _ready(ports.janitor_health),
+        "cache_server.janitor",
+        *("--kubeconfig", str(files.kubeconfigs["janitor"])),
+        *("--health-host", listen, "--health-port", str(ports.janitor_health)),
+        ready=_ready(ports.janitor_health),
     )
     return ((api,), (store, kubelet), (envoy, cache, janitor, writer))
+
+
+def _service(name: str, module: str, *arguments: str, ready: str, grace: float = 10.0) -> Service:
+    return Service(name, (sys.executable, "-m", module, *arguments), ready, grace)
+
+
+def _database(url: str | None) -> tuple[str, ...]:
+    return () if url is None else ("--database", url)
 
 
 def control_plane(state: Path, files: StateFiles, ports: Ports) -> Sequence[Sequence[Service]]:
@@ -154,7 +197,7 @@ def ensure_seal_key(state: Path) -> None:
         beside.replace(path)
 
 
-def webhook_configuration(port: int, ca_bundle: str) -> dict[str, Any]:
+def webhook_configuration(port: int, ca_bundle: str, *, host: str = _HOST) -> dict[str, Any]:
     """How the API server calls the cache server: one webhook for each opt-in label.
 
     A selector cannot say "this label or that one". A Pod is never refused because the cache server is
@@ -169,7 +212,7 @@ def webhook_configuration(port: int, ca_bundle: str) -> dict[str, Any]:
             {
                 "name": f"{name}.memopod.io",
                 "clientConfig": {
-                    "url": f"https://{_HOST}:{port}/mutate",
+                    "url": f"https://{host}:{port}/mutate",
                     "caBundle": ca_bundle,
                 },
                 "objectSelector": {"matchLabels": {label: "true"}},

@@ -13,12 +13,13 @@ import structlog
 from memopod.kube import MUTATING_WEBHOOKS, ApiError, Client, Conflict
 from memopod.kube.backoff import Backoff
 from memopod.sandbox.apiserver.app import NAMESPACES
+from memopod.sandbox.argo import BUCKET
 from memopod.sandbox.certificates import StateFiles, prepare_state
 from memopod.sandbox.control_plane import apply, furnish, permissions
 from memopod.sandbox.errors import SandboxError
 from memopod.sandbox.processes import Process
 from memopod.sandbox.services import (
-    Ports,
+    Layout,
     Service,
     control_plane,
     ensure_seal_key,
@@ -117,15 +118,15 @@ class Supervisor:
         self,
         state: State,
         *,
+        layout: Layout | None = None,
         control_plane: bool = False,
         on_progress: Callable[[str], None] = lambda _: None,
     ) -> None:
+        self._layout = layout or Layout.of_machine(state.root)
         self._control_plane = control_plane
         self._state = state
         self._on_progress = on_progress
         self._keepers: list[list[_Keeper]] = []
-        self._ports = Ports.choose()
-        self._files: StateFiles | None = None
         self._ready = False
 
     async def start(self) -> dict[str, Any]:
@@ -134,16 +135,20 @@ class Supervisor:
         Raises SandboxError for a service that does not become ready, OSError for a folder that cannot
         be written.
         """
-        root = self._state.root
-        self._files = files = await asyncio.to_thread(prepare_state, root, self._ports.api)
+        root, layout = self._state.root, self._layout
+        hosts = (layout.cache_server,)
+        files = await asyncio.to_thread(
+            prepare_state, root, layout.ports.api, host=layout.api_server, hosts=hosts
+        )
         ensure_seal_key(root)
         logs = self._state.folder("logs")
-        (self._state.folder("buckets") / "pipelines").mkdir(exist_ok=True)
+        if layout.bucket.startswith("file:"):
+            (self._state.folder("buckets") / BUCKET).mkdir(exist_ok=True)
         context = ssl.create_default_context(cafile=str(files.ca))
         connector = aiohttp.TCPConnector(ssl=context)
         async with aiohttp.ClientSession(connector=connector, trust_env=False) as session:
-            own, *others = stages(root, files, self._ports)
-            first = control_plane(root, files, self._ports) if self._control_plane else (own,)
+            own, *others = stages(layout)
+            first = control_plane(root, files, layout.ports) if self._control_plane else (own,)
             await self._start(session, logs, first)
             if self._control_plane:
                 async with Client.from_kubeconfig(str(files.kubeconfig)) as client:
@@ -192,7 +197,8 @@ class Supervisor:
         self._on_progress(name)
 
     async def _register(self, files: StateFiles) -> None:
-        configuration = webhook_configuration(self._ports.webhook, files.ca_bundle)
+        layout = self._layout
+        configuration = webhook_configuration(layout.ports.webhook, files.ca_bundle, host=layout.cache_server)
         async with Client.from_kubeconfig(str(files.kubeconfig), user_agent="memopod-sandbox") as client:
             try:
                 await client.create(MUTATING_WEBHOOKS, configuration)
@@ -206,19 +212,21 @@ class Supervisor:
             self._state.describe(self._description())
 
     def _description(self) -> dict[str, Any]:
-        ports, root = self._ports, self._state.root
+        layout, root = self._layout, self._state.root
+        ports = layout.ports
+        envoy = f"{layout.envoy}:{ports.envoy}"
         return {
             "pid": os.getpid(),
             "state": str(root),
             "kubeconfig": str(root / "kubeconfig"),
-            "api_server": {"url": f"https://127.0.0.1:{ports.api}"},
+            "api_server": {"url": f"https://{layout.api_server}:{ports.api}"},
             "envoy": {
-                "address": f"127.0.0.1:{ports.envoy}",
-                "url": f"http://127.0.0.1:{ports.envoy}",
-                "status": f"http://127.0.0.1:{ports.envoy_status}",
+                "address": envoy,
+                "url": f"http://{envoy}",
+                "status": f"http://{layout.envoy}:{ports.envoy_status}",
             },
-            "store": {"address": f"127.0.0.1:{ports.store}"},
-            "webhook": {"url": f"https://127.0.0.1:{ports.webhook}/mutate"},
+            "store": {"address": f"{layout.store}:{ports.store}"},
+            "webhook": {"url": f"https://{layout.cache_server}:{ports.webhook}/mutate"},
             "services": {
                 k.service.name: {"pid": k.pid, "ready": k.service.ready, "log": str(k.log)}
                 for stage in self._keepers
@@ -239,17 +247,20 @@ async def run_sandbox(
     folder: Path,
     stop: asyncio.Event,
     *,
+    layout: Layout | None = None,
     control_plane: bool = False,
     on_progress: Callable[[str], None],
     on_ready: Callable[[dict[str, Any]], None],
 ) -> None:
     """Run a sandbox in `folder` until `stop` is set; with `control_plane` on Kubernetes' own API server.
 
+    `layout` says where its services are: by default all on this machine, at free ports.
+
     Raises SandboxError if it cannot start; nothing is left running then either.
     """
     state = State.acquire(folder)
     try:
-        supervisor = Supervisor(state, control_plane=control_plane, on_progress=on_progress)
+        supervisor = Supervisor(state, layout=layout, control_plane=control_plane, on_progress=on_progress)
         try:
             description = await _unless(stop, supervisor.start())
             if description is None:

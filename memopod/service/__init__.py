@@ -8,6 +8,6 @@ ends it in order on a signal.
 from memopod.service.health import Health
 from memopod.service.lifecycle import run
 from memopod.service.logs import configure_logs
-from memopod.service.settings import parse, setting
+from memopod.service.settings import from_environment, parse, setting
 
-__all__ = ["Health", "configure_logs", "parse", "run", "setting"]
+__all__ = ["Health", "configure_logs", "from_environment", "parse", "run", "setting"]

@@ -2,6 +2,7 @@
 
 A field `listen_port` is set by `--listen-port` or `--listen_port` (upstream's services use
 underscores), by its aliases, or by the environment variable `<PREFIX>_LISTEN_PORT`; a flag wins.
+`<PREFIX>_LISTEN_PORT_FILE` names a file with the value instead: secrets are mounted as files.
 """
 
 import argparse
@@ -10,6 +11,7 @@ import os
 import types
 import typing
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -62,16 +64,28 @@ def parse(
             values[field.name] = given[field.name]
             continue
         for variable in (f"{prefix}_{field.name.upper()}", *field.metadata.get("env", ())):
-            if environ.get(variable):
-                try:
-                    values[field.name] = _convert(environ[variable], hints[field.name])
-                except ValueError as error:
-                    parser.error(f"environment variable {variable}: {error}")
-                break
+            try:
+                text = from_environment(variable, environ)
+                if text:
+                    values[field.name] = _convert(text, hints[field.name])
+                    break
+            except (ValueError, OSError) as error:
+                parser.error(f"environment variable {variable}: {error}")
     try:
         return cls(**values)
     except ValueError as error:
         parser.error(str(error))
+
+
+def from_environment(variable: str, environ: Mapping[str, str] = os.environ) -> str:
+    """The value of a variable, else the text of the file that `<variable>_FILE` names, else nothing.
+
+    Raises OSError for a file that cannot be read.
+    """
+    if environ.get(variable):
+        return environ[variable]
+    path = environ.get(f"{variable}_FILE")
+    return Path(path).read_text("utf-8").strip() if path else ""
 
 
 def _add(

@@ -277,3 +277,23 @@ def test_the_same_content_is_unchanged():
 )
 def test_anything_else_is_changed(stored, state):
     assert not unchanged(stored, state)
+
+
+def test_a_key_in_a_file_is_the_stores_unless_the_environment_has_one(tmp_path, monkeypatch):
+    file = tmp_path / "credentials"
+    file.write_text("[default]\naws_access_key_id = id-of-file\naws_secret_access_key = secret-of-file\n")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID", raising=False)
+    line = "minio:9000/pipelines=s3://pipelines?endpoint=http://127.0.0.1:1&region=us-east-1"
+
+    def key():
+        return Artifacts.from_settings([line]).stores["minio:9000", "pipelines"].config["access_key_id"]
+
+    assert key() == "id-of-file"
+    monkeypatch.setenv("AWS_PROFILE", "other")
+    with pytest.raises(ValueError, match=r"\[other\]") as refused:
+        key()
+    assert "secret-of-file" not in str(refused.value)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "id-of-environment")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret-of-environment")
+    assert Artifacts.from_settings([line])

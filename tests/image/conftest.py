@@ -15,19 +15,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import program, unavailable
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGES = "python3,python3-venv,ca-certificates"
 CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
-
-
-def required(program):
-    found = shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin")
-    if found is None:
-        message = f"{program} is not installed here; `make services` installs it"
-        if os.environ.get("CI", "").lower() == "true" or os.environ.get("MEMOPOD_REQUIRE_SERVICES") == "1":
-            pytest.fail(message)
-        pytest.skip(message)
-    return found
 
 
 def _until(condition, *, seconds=60.0, process=None, log=None):
@@ -77,7 +69,7 @@ class Docker:
 @pytest.fixture(scope="session")
 def docker():
     """A Docker that answers."""
-    there = Docker(required("docker"), dict(os.environ))
+    there = Docker(program("docker", "Docker"), dict(os.environ))
     if there.answers():
         yield there
         return
@@ -87,7 +79,7 @@ def docker():
     log = folder / "log"
     # Neither bridge nor packet filter: it needs no more rights than a container's root has.
     command = [
-        required("dockerd"), "--host", endpoint, "--data-root", str(folder / "data"),
+        program("dockerd", "Docker", "/usr/sbin"), "--host", endpoint, "--data-root", str(folder / "data"),
         "--exec-root", str(folder / "exec"), "--pidfile", str(folder / "pid"),
         "--bridge=none", "--iptables=false", "--ip6tables=false",
     ]  # fmt: skip
@@ -95,11 +87,18 @@ def docker():
         daemon = subprocess.Popen(command, stdout=output, stderr=output)
     own = Docker(there.program, {**os.environ, "DOCKER_HOST": endpoint})
     try:
-        _until(own.answers, process=daemon, log=log)
+        _until(lambda: own.answers() or daemon.poll() is not None)
+        if daemon.poll() is not None:
+            last = log.read_text(errors="replace").strip().splitlines()[-1:]
+            unavailable(f"no Docker daemon can run here: it needs root, mounts and cgroups. It said: {last}")
         yield own
     finally:
         daemon.terminate()
-        daemon.wait(60)
+        try:
+            daemon.wait(60)
+        except subprocess.TimeoutExpired:
+            daemon.kill()
+            daemon.wait(60)
         subprocess.run(["umount", str(folder / "exec" / "netns" / "default")], capture_output=True)
         shutil.rmtree(folder)
 
@@ -108,7 +107,8 @@ def docker():
 def base(docker, tmp_path_factory):
     """The name of a base image: Debian's Python 3.11, which trusts what this machine trusts."""
     folder = tmp_path_factory.mktemp("base") / "root"
-    command = [required("debootstrap"), "--variant=minbase", f"--include={PACKAGES}", "bookworm", str(folder)]
+    make = program("debootstrap", "debootstrap", "/usr/sbin")
+    command = [make, "--variant=minbase", f"--include={PACKAGES}", "bookworm", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:]
     shutil.copy(CERTIFICATES, f"{folder}{CERTIFICATES}")

@@ -10,10 +10,12 @@ import urllib.error
 import urllib.request
 
 import pytest
+from ml_metadata.errors import UnauthenticatedError
 from ml_metadata.metadata_store import MetadataStore
 from ml_metadata.proto import metadata_store_pb2, metadata_store_service_pb2
 
 UID = 1000
+MOST_BYTES = 450e6
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +63,10 @@ def test_the_image_says_what_it_is_and_what_is_in_it(docker, image):
     (described,) = json.loads(docker("inspect", image).stdout)
     assert described["Config"]["User"] == "1000:0"
     assert described["Config"]["Labels"]["org.opencontainers.image.version"] == "test"
+    layers = docker("history", "--human=false", "--format={{.Size}}", image).stdout.split()
+    own = sum(map(int, layers[:-1]))
+    # docs/image.md says how large it is; the base is not ours.
+    assert own < MOST_BYTES, f"{own / 1e6:.0f} MB upon the base: {layers}"
     listing = docker("run", "--rm", "--network=none", "--entrypoint=cat", image, "/opt/memopod/sbom.cdx.json")
     components = {part["name"]: part["version"] for part in json.loads(listing.stdout)["components"]}
     assert {"ml-metadata", "sqlalchemy", "memopod"} <= {name.lower() for name in components}
@@ -68,8 +74,8 @@ def test_the_image_says_what_it_is_and_what_is_in_it(docker, image):
     assert re.fullmatch(rf"memopod {re.escape(components['memopod'])}\n", version)
 
 
-def test_store_and_envoy_answer_both_tongues(docker, run, folder, free_port, until, stopped_in_order):
-    port, health, door, admin = (free_port() for _ in range(4))
+def test_store_envoy_and_guard_answer(docker, run, cluster, folder, free_port, until, stopped_in_order):
+    port, health, door, admin, guard_health = (free_port() for _ in range(5))
     store = run(
         *("metadata-store", f"--grpc_port={port}", "--database", "sqlite:////data/metadata.db"),
         *("--health-port", str(health)),
@@ -79,13 +85,26 @@ def test_store_and_envoy_answer_both_tongues(docker, run, folder, free_port, unt
     client = MetadataStore(metadata_store_pb2.MetadataStoreClientConfig(host="127.0.0.1", port=port))
     client.put_context_type(metadata_store_pb2.ContextType(name="made-in-an-image"))
     envoy = run(
-        *("envoy", "--listen-address", "127.0.0.1", "--listen-port", str(door)),
-        *("--admin-port", str(admin), "--store", f"127.0.0.1:{port}"),
+        *("envoy", "run", "--listen-address", "127.0.0.1", "--listen-port", str(door)),
+        *("--status-port", str(admin), "--full-port", "0", "--store", f"127.0.0.1:{port}"),
     )
-    until(lambda: answers(f"http://127.0.0.1:{admin}/ready"))
+    until(lambda: answers(f"http://127.0.0.1:{admin}/ready"), log=Logs(docker, envoy))
     pb = metadata_store_service_pb2
     answer = grpc_web(door, "GetContextTypes", pb.GetContextTypesRequest(), pb.GetContextTypesResponse)
     assert [kind.name for kind in answer.context_types] == ["made-in-an-image"]
+    told = docker("exec", envoy, "memopod", "lineage", "runs", "--address", f"127.0.0.1:{door}", "--json")
+    assert json.loads(told.stdout)["runs"] == []
+    guarded = free_port()
+    guard = run(
+        *("metadata-guard", "--kubeconfig", "/cluster/kube/cache-server.kubeconfig"),
+        *("--store", f"127.0.0.1:{port}", "--grpc-port", str(guarded), "--health-port", str(guard_health)),
+        volumes=[f"{cluster}:/cluster:ro"],
+    )
+    until(lambda: answers(f"http://127.0.0.1:{guard_health}/readyz"), log=Logs(docker, guard))
+    nobody = MetadataStore(metadata_store_pb2.MetadataStoreClientConfig(host="127.0.0.1", port=guarded))
+    with pytest.raises(UnauthenticatedError):
+        nobody.get_context_types()
+    stopped_in_order(guard)
     stopped_in_order(envoy)
     stopped_in_order(store)
 
@@ -132,7 +151,8 @@ class Logs:
         self.docker, self.container = docker, container
 
     def read_text(self, **_):
-        return self.docker("logs", self.container, check=False).stderr
+        told = self.docker("logs", self.container, check=False)
+        return told.stdout + told.stderr
 
 
 def admits(port, ca):

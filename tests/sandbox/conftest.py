@@ -10,6 +10,7 @@ import yaml
 from memopod.kube import PODS, TASK_RESULTS, WORKFLOWS, Client
 from memopod.sandbox.apiserver.app import Server
 from memopod.sandbox.apiserver.settings import Settings as ApiSettings
+from memopod.sandbox.kubelet.buckets import Buckets
 from memopod.sandbox.kubelet.node import Node
 from memopod.sandbox.kubelet.settings import Settings as KubeletSettings
 from memopod.sandbox.pipelines import parse_parameters, read_pipeline
@@ -35,9 +36,8 @@ class Cluster:
     async def _kubelet(self, settings):
         kubeconfig = str(self.state / "kube" / "kubelet.kubeconfig")
         async with Client.from_kubeconfig(kubeconfig) as client:
-            await Node(
-                client, KubeletSettings(state=str(self.state), kubeconfig=kubeconfig, **settings)
-            ).run()
+            found = KubeletSettings(state=str(self.state), kubeconfig=kubeconfig, **settings)
+            await Node(client, found, Buckets(found.buckets)).run()
 
     async def kill_kubelet(self):
         """End the kubelet; its Pods' processes end with it."""

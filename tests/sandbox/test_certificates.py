@@ -73,3 +73,18 @@ def test_a_leaf_of_another_authority_is_issued_again(tmp_path):
     files.ca.unlink()
     prepare_state(tmp_path, 6443)
     assert files.apiserver.certificate.read_bytes() != before
+
+
+def test_certificates_name_the_hosts_that_were_ever_asked_for(tmp_path):
+    files = prepare_state(tmp_path, 6443, host="cluster", hosts=("cache-server",))
+    for pair in (files.apiserver, files.cache_server):
+        certificate = x509.load_pem_x509_certificate(pair.certificate.read_bytes())
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        assert {"localhost", "cluster", "cache-server"} == set(names.get_values_for_type(x509.DNSName))
+    config = yaml.safe_load(files.kubeconfig.read_text())
+    assert config["clusters"][0]["cluster"]["server"] == "https://cluster:6443"
+    before = files.cache_server.certificate.read_bytes()
+    prepare_state(tmp_path, 6443, host="cluster")
+    assert files.cache_server.certificate.read_bytes() == before
+    prepare_state(tmp_path, 6443, host="another")
+    assert files.cache_server.certificate.read_bytes() != before

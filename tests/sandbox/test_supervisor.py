@@ -7,7 +7,7 @@ import pytest
 from memopod.sandbox.certificates import prepare_state
 from memopod.sandbox.errors import SandboxError
 from memopod.sandbox.ports import free_ports
-from memopod.sandbox.services import Ports, Service, ensure_seal_key, stages, webhook_configuration
+from memopod.sandbox.services import Layout, Ports, Service, ensure_seal_key, stages, webhook_configuration
 from memopod.sandbox.supervisor import _Keeper, run_sandbox
 
 LIMIT = 20
@@ -100,8 +100,7 @@ def test_all_services_listen_on_ports_of_their_own(tmp_path):
 
 
 def test_services_stop_in_an_order_that_loses_nothing(tmp_path):
-    files = prepare_state(tmp_path, 1)
-    order = [[s.name for s in stage] for stage in reversed(stages(tmp_path, files, Ports.choose()))]
+    order = [[s.name for s in stage] for stage in reversed(stages(Layout.of_machine(tmp_path)))]
     position = {name: index for index, stage in enumerate(order) for name in stage}
     assert position["metadata-writer"] < position["metadata-store"]
     assert position["cache-server"] < position["metadata-store"]

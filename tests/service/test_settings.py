@@ -117,3 +117,17 @@ def test_help_lists_flags_with_their_defaults(capsys):
     shown = capsys.readouterr().out
     for text in ("--listen-port", "--webhook_port", "(default: 8080)", "(default: a,b)", "50% of nothing"):
         assert text in shown
+
+
+def test_a_value_can_be_in_a_file_that_the_environment_names(tmp_path):
+    secret = tmp_path / "database"
+    secret.write_text("mysql://memopod:hunter2@db/cache\n")
+    assert read(MEMOPOD_DATABASE_FILE=str(secret)).database == "mysql://memopod:hunter2@db/cache"
+    named = {"MEMOPOD_DATABASE_FILE": str(secret), "MEMOPOD_DATABASE": "sqlite:///x"}
+    assert read(**named).database == "sqlite:///x"
+
+
+def test_a_file_of_the_environment_that_is_not_there_ends_the_process(capsys, tmp_path):
+    with pytest.raises(SystemExit):
+        read(MEMOPOD_DATABASE_FILE=str(tmp_path / "absent"))
+    assert "MEMOPOD_DATABASE" in capsys.readouterr().err

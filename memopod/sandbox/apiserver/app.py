@@ -48,7 +48,7 @@ class Server:
     async def _start(cls, settings: Settings, listener: socket.socket) -> Self:
         port = int(listener.getsockname()[1])
         state = Path(settings.state)
-        files = prepare_state(state, port)
+        files = prepare_state(state, port, host=settings.advertise_host)
         storage = Storage(state / "apiserver.db", history=settings.history)
         admission = Admission(storage)
         registry = Registry(storage, admission)

@@ -10,8 +10,11 @@ class Settings:
     """Flags and environment (`MEMOPOD_APISERVER_...`) of `python -m memopod.sandbox.apiserver`."""
 
     state: str = setting("", "folder of the sandbox: objects, certificates, tokens and kubeconfigs")
-    listen_host: str = setting("127.0.0.1", "address to listen on; the certificate names only this machine")
+    listen_host: str = setting("127.0.0.1", "address to listen on; the certificate names this machine")
     listen_port: int = setting(0, "HTTPS port; 0 chooses a free one")
+    advertise_host: str = setting(
+        "127.0.0.1", "name or address that the kubeconfigs in the folder give; the certificate has it too"
+    )
     history: int = setting(
         5000, "changes of each kind that are kept for watches; an older watch is answered with 410"
     )

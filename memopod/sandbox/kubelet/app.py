@@ -5,6 +5,7 @@ import asyncio
 import structlog
 
 from memopod.kube import Client
+from memopod.sandbox.kubelet.buckets import Buckets
 from memopod.sandbox.kubelet.node import Node
 from memopod.sandbox.kubelet.settings import Settings
 from memopod.service import Health, configure_logs, parse, run
@@ -34,7 +35,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
     settings.pods.mkdir(parents=True, exist_ok=True)
     settings.buckets.mkdir(parents=True, exist_ok=True)
     async with Client.from_kubeconfig(settings.kubeconfig, user_agent="memopod-sandbox-kubelet") as client:
-        node = Node(client, settings)
+        node = Node(client, settings, await Buckets.open(settings.buckets, settings.object_store))
         health = Health({"pods-synced": node.pods.synced.is_set})
         port = await health.start("127.0.0.1", settings.health_port)
         structlog.get_logger().info("kubelet started", health_port=port)

@@ -6,6 +6,7 @@ from typing import Any
 import structlog
 
 from memopod.kube import PODS, Client, Informer, emit
+from memopod.sandbox.kubelet.buckets import Buckets
 from memopod.sandbox.kubelet.settings import Settings
 from memopod.sandbox.kubelet.statuses import NODE
 from memopod.sandbox.kubelet.worker import Worker
@@ -16,9 +17,10 @@ _FINISHED = frozenset({"Succeeded", "Failed"})
 class Node:
     """The one node of the sandbox. `run` works until it is cancelled; then all its processes end."""
 
-    def __init__(self, client: Client, settings: Settings) -> None:
+    def __init__(self, client: Client, settings: Settings, buckets: Buckets) -> None:
         self._client = client
         self._settings = settings
+        self._buckets = buckets
         self._workers: dict[str, Worker] = {}
         self._slots = asyncio.Semaphore(settings.max_running)
         self._images: set[str] = set()
@@ -54,7 +56,7 @@ class Node:
     def _begin(self, uid: str, pod: dict[str, Any], *, deleted: bool) -> None:
         if self._tasks is None:
             raise RuntimeError("the node is not running")
-        worker = Worker(self._client, pod, pods=self._settings.pods, buckets=self._settings.buckets)
+        worker = Worker(self._client, pod, pods=self._settings.pods, buckets=self._buckets)
         self._workers[uid] = worker
         if deleted:
             work = worker.remove()

@@ -12,6 +12,11 @@ class Settings:
 
     state: str = setting("", "folder of the sandbox; Pods run below its folder pods")
     kubeconfig: str = setting("", "kubeconfig of the user system:node:sandbox")
+    object_store: tuple[str, ...] = setting(
+        (),
+        "where buckets are, each ENDPOINT/BUCKET=URL, as the cache server's setting of this name; a bucket "
+        "in S3 is made if it is not there. Without: folders below the state folder's folder buckets",
+    )
     max_running: int = setting(8, "Pods that run at once; further ones wait, Pending")
     health_port: int = setting(0, "port of /healthz and /readyz on 127.0.0.1; 0 chooses a free one")
     log_level: str = setting("info", "debug, info, warning or error")

@@ -52,14 +52,14 @@ class Vanished(Exception):
 class Worker:
     """Runs one Pod. `run` returns when the Pod is finished and reported, or gone."""
 
-    def __init__(self, client: Client, pod: dict[str, Any], *, pods: Path, buckets: Path) -> None:
+    def __init__(self, client: Client, pod: dict[str, Any], *, pods: Path, buckets: Buckets) -> None:
         self.pod = pod
         self._client = client
         self._name: str = pod["metadata"]["name"]
         self._namespace: str = pod["metadata"]["namespace"]
         self._uid: str = pod["metadata"]["uid"]
         self._folder = Folder(pods / self._uid)
-        self._buckets = Buckets(buckets)
+        self._buckets = buckets
         self._deleted = asyncio.Event()
         self._log = structlog.get_logger().bind(pod=self._name)
 
