@@ -113,6 +113,19 @@ async def test_two_leaders_at_once_finish_nothing_wrongly(cluster, play):
     assert leader.process.poll() is None
 
 
+async def test_the_lease_is_renewed_over_connections_of_its_own(cluster, proxy):
+    """However many writes wait for a connection, that one does not wait behind them."""
+    await cluster.cache_server(register=False, server=proxy.url)
+
+    def renewals():
+        return [r for r in proxy.seen if (r.verb, r.resource) == ("update", "leases")]
+
+    await until(lambda: len(renewals()) >= 2, "the Lease is renewed")
+    assert {r.user_agent for r in renewals()} == {"memopod-cache-lease"}
+    others = {r.user_agent for r in proxy.seen if r.resource == "pods"}
+    assert others == {"memopod-cache"}
+
+
 async def executed_though_known(cluster, runs):
     """Held steps that ran although their result was known: the extra ones."""
     extra = []
