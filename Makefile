@@ -33,6 +33,7 @@ services: ## install the servers and the browser that tests start (Debian, as ro
 	command -v debootstrap >/dev/null || [ -x /usr/sbin/debootstrap ] || missing="$$missing debootstrap"; \
 	command -v docker-compose >/dev/null || missing="$$missing docker-compose"; \
 	command -v mariadb-admin >/dev/null || missing="$$missing mariadb-client"; \
+	command -v promtool >/dev/null || missing="$$missing prometheus"; \
 	[ -n "$$missing" ] || { echo "services: everything is installed"; exit 0; }; \
 	command -v apt-get >/dev/null || { echo "services: no apt-get here; install by hand:$$missing" >&2; exit 1; }; \
 	[ "$$(id -u)" = 0 ] || { echo "services: must be root; run: sudo apt-get install --no-install-recommends$$missing" >&2; exit 1; }; \
@@ -108,10 +109,11 @@ lock: $(READY) ## resolve the dependencies again into requirements.txt
 	$(LOCK) --constraint requirements.txt --group image -o deploy/image/build-requirements.txt
 
 reference: export PYTHONPATH := .
-reference: $(READY) ## write the references of settings, commands and the HTTP API from the code
+reference: $(READY) ## write the references of settings, commands and the HTTP API, and the dashboard
 	$(BIN)/python tools/settings_reference.py
 	$(BIN)/python tools/command_reference.py
 	$(BIN)/python tools/http_reference.py
+	$(BIN)/python tools/dashboard.py
 
 docs: $(READY) ## build the site of docs/ into dist/docs; a link or an anchor that leads nowhere fails
 	$(BIN)/sphinx-build --builder dirhtml --fail-on-warning --keep-going --nitpicky --jobs auto --quiet docs dist/docs

@@ -36,6 +36,8 @@ from memopod.steps.staleness import requested
 
 _log = structlog.get_logger()
 _AUDITS = Counter("memopod_audits_total", "Hits that ran to be compared, by what came of it.", ["result"])
+for _result in ("same", "different", "unknown"):
+    _AUDITS.labels(_result)  # from zero: the first one is an increase too, which an alert sees
 _RECORDED = Counter("memopod_recorded_total", "Steps that ran, by what became of them.", ["result"])
 _FIRST_PAUSE, _LONGEST_PAUSE, _PATIENCE = 0.1, 5.0, 120.0
 """Seconds: between tries, at most, and how long outputs may be late or a database away."""

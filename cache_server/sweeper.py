@@ -24,6 +24,8 @@ from memopod.steps.times import from_text, to_text
 _log = structlog.get_logger()
 _SWEPT = Counter("memopod_overdue_total", "Pods that were held too long, by what was done.", ["action"])
 FINISHED, RELEASED, TAKEN = "finished", "released", "taken"
+for _action in (FINISHED, RELEASED, TAKEN, "failed"):
+    _SWEPT.labels(_action)  # from zero: the first one is an increase too, which an alert sees
 _CLAIM_LIFETIME = timedelta(seconds=15)
 """A claim that led to nothing in this time is void: whoever made it is gone."""
 

@@ -22,6 +22,8 @@ UNRESOLVED = Gauge(
 EVENTS = Counter(
     "memopod_writer_openlineage_events", "OpenLineage events by what became of them.", ["outcome"]
 )
+for _outcome in ("sent", "dropped", "refused"):
+    EVENTS.labels(outcome=_outcome)  # from zero: the first one is an increase too, which an alert sees
 KEPT = Gauge("memopod_writer_kept_bytes", "Objects kept for steps that are not recorded in full.")
 OLDEST = Gauge("memopod_writer_oldest_waiting_seconds", "How long the step waits that waits longest.")
 QUEUE = Gauge("memopod_writer_queue_depth", "Steps that wait to be recorded.")

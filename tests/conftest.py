@@ -93,6 +93,12 @@ def program(name, what, *folders):
     return unavailable(f"{what} is not installed here; {HINT}")
 
 
+@pytest.fixture(scope="session")
+def find_program():
+    """`find_program(name, what)`: its path; without it the test is skipped, or fails, as for a server."""
+    return program
+
+
 def unavailable(message):
     """Skip, or fail where nothing may be skipped: a program is missing, as the message says."""
     if os.environ.get("CI", "").lower() == "true" or os.environ.get("MEMOPOD_REQUIRE_SERVICES") == "1":
