@@ -147,6 +147,10 @@ ROWS: dict[str, tuple[Graph | Number, ...]] = {
             "ops", stacked=True,
         ),
         Graph(
+            "Object stores", "1 while an object store answers.",
+            (("min by (store) (memopod_object_store_up)", "{{store}}"),),
+        ),
+        Graph(
             "Deleted by retention", "Entries that were beyond a limit, by which.",
             (per_second("memopod_entries_deleted_total", "reason"),), "ops",
         ),

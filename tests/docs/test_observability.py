@@ -32,6 +32,7 @@ HEALTHY = {
     'memopod_decision_seconds_bucket{le="+Inf"}': "0+100x120",
     'memopod_overdue_total{action="taken", job="janitor"}': "0+1x120",
     'memopod_overdue_total{action="failed", job="janitor"}': "0x120",
+    'memopod_object_store_up{store="minio:9000/b"}': "1x120",
     'memopod_audits_total{result="same"}': "0+1x120",
     'memopod_recorded_total{result="recorded"}': "0+50x120",
     'memopod_placeholders_total{result="completed"}': "0+5x120",
@@ -76,6 +77,7 @@ BROKEN = {
     },
     "MemopodSealsInvalid": {'memopod_decisions_total{decision="run", reason="seal-invalid"}': "0+1x120"},
     "MemopodDecisionsFail": {'memopod_decisions_total{decision="run", reason="internal-error"}': "0x65 1x60"},
+    "MemopodObjectStoreDown": {'memopod_object_store_up{store="minio:9000/b"}': "0x120"},
     "MemopodOutputsUnchecked": {
         'memopod_decisions_total{decision="run", reason="outputs-unchecked"}': "0+20x120"
     },
