@@ -3,6 +3,7 @@
 import dataclasses
 import re
 import shlex
+from pathlib import Path
 
 import pytest
 import typer
@@ -15,6 +16,7 @@ import metadata_writer.settings
 from memopod.cli import app
 from memopod.steps.reasons import SENTENCES
 
+ROOT = Path(__file__).parents[2]
 SETTINGS = {
     "cache-server": ("MEMOPOD_CACHE", cache_server.settings.Settings),
     "cache-janitor": ("MEMOPOD_JANITOR", cache_server.settings.JanitorSettings),
@@ -115,6 +117,7 @@ def test_every_variable_of_the_environment_is_read_by_something(pages, sources):
     for prefix, cls in [*SETTINGS.values(), ENVOY]:
         known |= {f"{prefix}_{field.name.upper()}" for field in dataclasses.fields(cls)}
     code = "\n".join(sources.values())
+    known |= set(re.findall(r"\$\{(\w+)", (ROOT / "docker-compose.yml").read_text()))
     for name, text in pages.items():
         for variable in re.findall(r"\bMEMOPOD_[A-Z_]+[A-Z]\b", text):
             assert variable in known or variable.removesuffix("_FILE") in known or f'"{variable}"' in code, (
