@@ -8,14 +8,17 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import pytest
+import yaml
 from ml_metadata.errors import UnauthenticatedError
 from ml_metadata.metadata_store import MetadataStore
 from ml_metadata.proto import metadata_store_pb2, metadata_store_service_pb2
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 UID = 1000
-MOST_BYTES = 450e6
+MOST_BYTES = 500e6
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +75,15 @@ def test_the_image_says_what_it_is_and_what_is_in_it(docker, image):
     assert {"ml-metadata", "sqlalchemy", "memopod"} <= {name.lower() for name in components}
     version = docker("run", "--rm", "--network=none", "--read-only", image, "--version").stdout
     assert re.fullmatch(rf"memopod {re.escape(components['memopod'])}\n", version)
+
+
+def test_a_new_volume_of_the_compose_file_belongs_to_the_images_user(docker, image):
+    services = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text())["services"]
+    volumes = [v for s in services.values() if s.get("user") for v in s.get("volumes", ())]
+    written = sorted({volume.split(":")[1] for volume in volumes if not volume.endswith(":ro")})
+    assert written
+    told = docker("run", "--rm", "--network=none", "--entrypoint=stat", image, "--format=%u:%g", *written)
+    assert set(told.stdout.split()) == {"1000:0"}
 
 
 def test_store_envoy_and_guard_answer(docker, run, cluster, folder, free_port, until, stopped_in_order):
