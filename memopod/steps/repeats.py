@@ -46,8 +46,8 @@ _BETWEEN = b"\0"
 Frame = tuple[bytes, str | None, str | None]
 """The text between the holes of a spec; salt and allowed volumes by the Pod's annotations."""
 _MARKED_POD = "memopod-marker"
-_ENTRIES, _BYTES = 4_096, 32 << 20
-_SIGHTINGS = 65_536
+_ENTRIES, _BYTES = 4_096, 16 << 20
+_SIGHTINGS = 16_384
 
 
 class Told(NamedTuple):
