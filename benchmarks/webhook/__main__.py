@@ -53,7 +53,7 @@ SECONDS, ROUNDS = int(os.environ.get("SECONDS", "4")), int(os.environ.get("ROUND
 STORED = int(os.environ.get("STORED", "200000"))
 HIT_KEYS, MEMORY_KEYS = STORED // 20, 50
 """Salts: with each, every review is a step of its own."""
-ODD_SHARE = 0.01
+ODD_SHARE = float(os.environ.get("ODD_SHARE", "0.01"))
 """Part of the answers that may be others than a load is about (a deadline that passed)."""
 ADMISSIONS = int(os.environ.get("ADMISSIONS", "1000000"))
 NAMESPACE = "kubeflow"
