@@ -24,8 +24,8 @@ from memopod.steps.reasons import SENTENCES
 from memopod.steps.staleness import is_fresh, requested
 
 REUSE, RUN, UNKNOWN = "reuse", "run", "unknown"
-_VERSION_SPECIFIC = ("template.inputs", "template.inputs.parameters")
-"""Where Argo's versions differ: see the table in tests/steps/test_key.py."""
+_PARAMETERS = "template.inputs.parameters"
+"""In the templates that Argo before 3.6 gives its Pods, in no later one's: see tests/steps/test_key.py."""
 _NAMED = ("image", "command", "args", "env", "envFrom", "workingDir")
 """Fields of `main` that name a cause that the template shows as a whole."""
 
@@ -72,18 +72,28 @@ class Preview:
             return Verdict(path=path, verdict=RUN, why=SENTENCES[refusal])
         found = await self._entries.of_template(self._namespace, step.template_name)
         found = [candidate for candidate in found if candidate.key_version == KEY_VERSION]
-        wanted = _wanted(step, planned)
-        position = nearest([_seen(c, wanted) for c in found], wanted)
+        wanted, unclear = _wanted(step, planned), ""
+        if found and (_PARAMETERS in wanted or planned.unclear):
+            # The newest entry tells which Argo runs here: only what that one made can have the step's key.
+            kept = _PARAMETERS in found[0].components
+            found = [candidate for candidate in found if (_PARAMETERS in candidate.components) == kept]
+            unclear = planned.unclear if kept else ""
+            if not kept or unclear:
+                wanted.pop(_PARAMETERS, None)
+        position = nearest([_seen(c, wanted, unclear=bool(unclear)) for c in found], wanted)
         if position is None:
             return Verdict(path=path, verdict=RUN, why="no entry of this template stands")
-        return await self._compare(planned, step, wanted, found[position])
+        verdict = await self._compare(planned, step, wanted, found[position], unclear=bool(unclear))
+        if unclear and verdict.verdict == REUSE:
+            return Verdict(path=path, verdict=UNKNOWN, why=f"cannot tell: {unclear}", entry=verdict.entry)
+        return verdict
 
     async def _compare(
-        self, planned: Planned, step: Step, wanted: Components, candidate: Candidate
+        self, planned: Planned, step: Step, wanted: Components, candidate: Candidate, *, unclear: bool
     ) -> Verdict:
         path = planned.path
         entry = await self._entries.entry(self._namespace, candidate.id)
-        differing = causes(_seen(candidate, wanted), wanted)
+        differing = causes(_seen(candidate, wanted, unclear=unclear), wanted)
         if differing or entry is None:
             why = "; ".join(cause.sentence for cause in differing[:2]) or "its entry has just gone"
             return Verdict(path=path, verdict=RUN, why=why, entry=entry, causes=differing)
@@ -161,17 +171,19 @@ def _wanted(step: Step, planned: Planned) -> dict[str, str]:
 
 def _is_told(name: str) -> bool:
     place = split(name)
-    if name in _VERSION_SPECIFIC:
+    if name == "template.inputs":
+        # The whole of it where it is empty, and that depends on Argo's version.
         return False
     return place[0] in ("template", "result", "salt") or (
         place[0] == "run" and place[2] == "main" and place[-1] in _NAMED
     )
 
 
-def _seen(candidate: Candidate, wanted: Components) -> dict[str, str]:
+def _seen(candidate: Candidate, wanted: Components, *, unclear: bool) -> dict[str, str]:
     """The candidate's components that can be compared with those of a manifest.
 
-    Those of `main` only name a change that the template has too: `podSpecPatch` may have set them.
+    Those of `main` only name a change that the template has too: `podSpecPatch` may have set them. `unclear`:
+    nobody knows the input parameters.
     """
     fields = {split(name)[2:] for name in wanted if split(name)[0] == "run"}
     seen = {
@@ -179,6 +191,8 @@ def _seen(candidate: Candidate, wanted: Components) -> dict[str, str]:
         for name, digest in candidate.components.items()
         if (_is_told(name) and (split(name)[0] != "run" or split(name)[2:] in fields)) or name in wanted
     }
+    if unclear:
+        seen.pop(_PARAMETERS, None)
     whole = [n for n in seen if n.startswith(("template.container", "template.script"))]
     if all(seen[name] == wanted.get(name) for name in whole):
         seen = {name: digest for name, digest in seen.items() if split(name)[0] != "run"}

@@ -55,9 +55,11 @@ def preview(
     Its limits. A step is compared by what the file says of it: what only its Pod tells (defaults, what
     webhooks inject, the effect of podSpecPatch) and the contents of ConfigMaps and of input artifacts from
     elsewhere are taken to be as they were; outputs are not looked for in the object store; of the limits in
-    time only the step's and the entry's own are known here. `when` is not evaluated; withParam,
-    withSequence, expressions, inline templates and templates of other objects are not followed. A pipeline
-    file is compared with what `memopod run` has left; Kubeflow Pipelines v2 has a cache of its own.
+    time only the step's and the entry's own are known here. The template's newest entry tells whether Argo
+    keeps input parameters in it (before 3.6), where they count even if nothing uses them. `when` is not
+    evaluated; withParam, withSequence, expressions, inline templates and templates of other objects are
+    not followed. A pipeline file is compared with what `memopod run` has left; Kubeflow Pipelines v2 has a
+    cache of its own.
 
     Examples:
       - memopod preview pipeline.yaml -p message=hello

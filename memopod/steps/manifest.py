@@ -74,7 +74,8 @@ class Planned:
     """A step that would run: `path` names it; `template` is Argo's, filled in, or None with a reason.
 
     `conditional`: it runs only if its `when` holds, which is not evaluated. `differs`: it runs each
-    time, whatever is known. `volumes` are the Pod's, as the manifest has them.
+    time, whatever is known. `volumes` are the Pod's, as the manifest has them. `unclear` says which input
+    parameter is not known, where nothing but the template's inputs (in Argo before 3.6) holds it.
     """
 
     path: str
@@ -85,6 +86,7 @@ class Planned:
     conditional: bool = False
     differs: bool = False
     volumes: tuple[Mapping[str, Json], ...] = ()
+    unclear: str = ""
 
 
 Steps = Generator[Planned, Known, Known]
@@ -182,12 +184,16 @@ class _Walk:
         kept = {name: value for name, value in inputs.items() if not isinstance(value, Unknown)}
         declared = (template.get("inputs") or {}).get("artifacts") or ()
         merged = [merged(artifact, kept[artifact["name"]]) for artifact in declared]
+        parameters, unclear = _valued(template, scope)
+        inputs_written = {"parameters": parameters, "artifacts": merged}
         whole = {
             **filled,
-            "inputs": {"artifacts": merged} if merged else {},
+            "inputs": {name: value for name, value in inputs_written.items() if value},
             "metadata": self._metadata(template, scope),
         }
-        return Planned(path=path, template=whole, artifacts=kept, volumes=self._volumes(template))
+        return Planned(
+            path=path, template=whole, artifacts=kept, volumes=self._volumes(template), unclear=unclear
+        )
 
     def _metadata(self, template: Mapping[str, Json], scope: Mapping[str, Value]) -> Json:
         """Labels and annotations, the Workflow's for all Pods too; what is unknown stays as written."""
@@ -291,6 +297,18 @@ class _Walk:
         }
         artifacts = {a["name"]: artifact_of(a, made) for a in outputs.get("artifacts") or ()}
         return Known(parameters=parameters, artifacts=artifacts)
+
+
+def _valued(template: Mapping[str, Json], scope: Mapping[str, Value]) -> tuple[list[Json], str]:
+    """A template's input parameters with their values, as Argo writes them; and why one has none."""
+    valued, unclear = [], ""
+    for parameter in (template.get("inputs") or {}).get("parameters") or ():
+        value = scope[f"inputs.parameters.{parameter['name']}"]
+        if isinstance(value, Unknown):
+            unclear = unclear or value.reason
+        else:
+            valued.append({**parameter, "value": value})
+    return valued, unclear
 
 
 def _in_order(tasks: Iterable[Mapping[str, Json]]) -> list[Mapping[str, Json]]:

@@ -212,3 +212,53 @@ def test_what_is_not_followed_is_said(member, reason):
 def test_templates_that_call_themselves_end():
     found = collected(workflow({"name": "main", "steps": [[{"name": "a", "template": "main"}]]}))
     assert [step.reason for step in found] == ["templates call each other too deeply"]
+
+
+KEEPS_PARAMETERS = ["3.4.17", "3.5.15"]
+
+
+def with_unused_parameter(workflow, **parameter):
+    """The recorded workflow, whose first step does not use its parameter where anybody else could see it."""
+    make = next(t for t in workflow["spec"]["templates"] if t["name"] == "make")
+    make["container"]["args"] = ["echo hello > /tmp/o"]
+    main = next(t for t in workflow["spec"]["templates"] if t["name"] == "main")
+    main["dag"]["tasks"][0].pop("arguments")
+    make["inputs"]["parameters"] = [{"name": "message", **parameter}]
+    return workflow
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize(
+    ("parameter", "kept"),
+    [
+        ({"value": "hello"}, (REUSE, "ran")),
+        ({"value": "other"}, (RUN, "input parameters changed")),
+        (
+            {"valueFrom": {"configMapKeyRef": {"name": "c", "key": "k"}}},
+            (UNKNOWN, "cannot tell: the parameter"),
+        ),
+    ],
+    ids=["same", "other", "not known"],
+)
+async def test_an_input_parameter_counts_where_argo_keeps_it_in_the_template(
+    sample, entries, record, version, parameter, kept
+):
+    await record(version, "parameters", ["make"])
+    workflow = with_unused_parameter(sample(version, "parameters.workflow"), **parameter)
+    make = (await preview(entries, workflow))[0]
+    verdict, why = kept if version in KEEPS_PARAMETERS else (REUSE, "ran")
+    assert (make.verdict, why in make.why) == (verdict, True), make.why
+
+
+@pytest.mark.parametrize(("before", "now"), [("3.4.17", "4.1.2"), ("4.1.2", "3.4.17")])
+async def test_only_what_the_argo_of_today_made_can_be_reused(sample, entries, before, now):
+    def at(version, finished):
+        return entry_of(
+            sample(version, "parameters.make.pod"), sample(version, "parameters.make.taskresult"), finished
+        )
+
+    await entries.put(at(before, NOW - timedelta(days=1)))
+    newest = at(now, NOW)
+    await entries.put(newest)
+    make = (await preview(entries, sample(now, "parameters.workflow")))[0]
+    assert (make.verdict, make.entry.id) == (REUSE, newest.id)
