@@ -1,6 +1,8 @@
 """The metadata store's process: flags, workers, the gRPC server, and its end in order."""
 
 import asyncio
+import faulthandler
+import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,9 +13,17 @@ from ml_metadata.proto import metadata_store_pb2
 
 from memopod.service import Health, configure_logs, parse, run
 from metadata_store import metrics
-from metadata_store.connection import describe, for_core, opened_again, prepare_sqlite, server_config
+from metadata_store.connection import (
+    describe,
+    for_core,
+    opened_again,
+    prepare_sqlite,
+    server_config,
+    write_ahead,
+)
 from metadata_store.health import GrpcHealth
 from metadata_store.login import reason
+from metadata_store.near import Near
 from metadata_store.pool import Pool
 from metadata_store.probe import Probe
 from metadata_store.process import CannotOpen, Opening, WorkerProcess
@@ -29,6 +39,9 @@ _WORKERS = 4
 
 def main(argv: list[str] | None = None) -> int:
     """Run the metadata store until SIGTERM or SIGINT; returns the exit status."""
+    # Descriptor 2 is the core's (see `Near`); ours is another one, where a crash of the core is told, too.
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+    faulthandler.enable(sys.stderr)
     settings = parse(
         Settings,
         argv,
@@ -55,7 +68,9 @@ async def serve(
     path = prepare_sqlite(config.connection_config)
     if not await _make_schema(settings, config, patient=path is None):
         return
-    async with _pool(settings, config, one_writer=path is not None) as pool:
+    # Only beside a write-ahead log does a read never wait for a write.
+    near = path is not None and write_ahead(path)
+    async with _pool(settings, config, one_writer=path is not None, near=near) as pool:
         health, probe = GrpcHealth(), Probe(pool, path)
         grpc_server = server(
             pool, probe, health, arguments=settings.grpc_channel_arguments, access_log=settings.access_log
@@ -103,10 +118,12 @@ async def _make_schema(
 
 @asynccontextmanager
 async def _pool(
-    settings: Settings, config: metadata_store_pb2.MetadataStoreServerConfig, *, one_writer: bool
+    settings: Settings, config: metadata_store_pb2.MetadataStoreServerConfig, *, one_writer: bool, near: bool
 ) -> AsyncIterator[Pool]:
+    opening = Opening(for_core(opened_again(config.connection_config)).SerializeToString(), b"")
     pool = Pool(
-        Opening(for_core(opened_again(config.connection_config)).SerializeToString(), b""),
+        opening,
+        near=Near(opening) if near else None,
         workers=settings.workers or _WORKERS,
         one_writer=one_writer,
         depth=settings.queue_depth,

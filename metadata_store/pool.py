@@ -20,6 +20,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from metadata_store.frames import Answer
+from metadata_store.near import Near
 from metadata_store.process import CannotOpen, Opening, WorkerProcess
 from metadata_store.repeat import outcome_unknown
 from metadata_store.rpcs import LISTS, RELATIVES, writes
@@ -256,10 +257,17 @@ class Lane:
 
 
 class Pool:
-    """The lanes, and which call goes to which."""
+    """The lanes, and which call goes to which; `near` has the first look at each."""
 
     def __init__(
-        self, opening: Opening, *, workers: int, one_writer: bool, depth: int, longest_call: float
+        self,
+        opening: Opening,
+        *,
+        workers: int,
+        one_writer: bool,
+        depth: int,
+        longest_call: float,
+        near: Near | None = None,
     ) -> None:
         def lane(size: int) -> Lane:
             return Lane(opening, workers=size, depth=depth, longest_call=longest_call)
@@ -267,6 +275,7 @@ class Pool:
         self._writes = lane(1 if one_writer else workers)
         self._reads = lane(workers - 1) if one_writer and workers > 1 else self._writes
         self._longest_call = longest_call
+        self._near = near
 
     @property
     def lanes(self) -> dict[str, Lane]:
@@ -299,6 +308,8 @@ class Pool:
         Raises Overloaded if the queue is full, NoWorker if no worker can open the database, and
         TimeoutError at the deadline (without one: at the longest time that any call may take).
         """
+        if self._near is not None and (answer := self._near.answer(rpc, request)) is not None:
+            return answer
         lane = self._writes if writes(rpc) else self._reads
         limit = self._longest_call if seconds is None else min(seconds, self._longest_call)
         return await lane.call(rpc, request, limit)

@@ -150,6 +150,7 @@ def _spawn(theirs: socket.socket) -> subprocess.Popen[bytes]:
         pass_fds=[theirs.fileno()],
         stdin=subprocess.DEVNULL,
         stdout=sys.stderr.fileno(),
+        stderr=sys.stderr.fileno(),
         env=_environment(),
     )
 
