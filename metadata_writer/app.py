@@ -63,9 +63,11 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
             gone_bytes=settings.gone_mebibytes << 20,
             batch=settings.batch,
             marking=Marking(settings.label_pods),
+            finalizer=settings.finalizer == "on",
             recorded=events.send if events is not None else None,
         )
         writer = Writer(client, recorder, probe, shards, options)
+        helping += [writer.finalizers.run(), writer.after_list()]
         pods, workflows, results = informers(client, settings.namespace or None, writer)
         health = Health(
             {
@@ -94,13 +96,18 @@ def _openlineage(target: str) -> "LineageEvents | None":
 
 def informers(client: Client, namespace: str | None, writer: Writer) -> tuple[Informer, Informer, Informer]:
     """Those of Pods, Workflows and WorkflowTaskResults: they tell the writer, and keep next to nothing."""
-    sightings = writer.sightings
+    sightings, finalizers = writer.sightings, writer.finalizers
+
+    def on_pod(event: str, pod: dict[str, Any]) -> None:
+        finalizers.on_pod(event, pod)
+        sightings.on_pod(event, pod)
+
     pods = Informer(
         client,
         PODS,
         namespace=namespace,
         label_selector=names.ARGO_WORKFLOW,
-        on_event=sightings.on_pod,
+        on_event=on_pod,
         keep=sightings.keep_pod,
         on_lost=sightings.on_pod_lost,
         shape=PodShape,
@@ -121,7 +128,7 @@ def informers(client: Client, namespace: str | None, writer: Writer) -> tuple[In
         TASK_RESULTS,
         namespace=namespace,
         on_event=sightings.on_result,
-        keep=lambda _: b"",  # what one said stays known, whatever becomes of it
+        keep=lambda _: None,  # what one said stays known, whatever becomes of it
         shape=ResultShape,
     )
     sightings.pods_listed = pods.synced

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from memopod.steps import names
+from metadata_writer.finalizer import holds
 
 _PHASES = ("", "Pending", "Running", "Succeeded", "Skipped", "Failed", "Error", "Omitted")
 
@@ -17,7 +18,7 @@ def essential_pod(pod: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "apiVersion": pod.get("apiVersion", "v1"),
         "kind": pod.get("kind", "Pod"),
-        "metadata": {k: v for k, v in metadata.items() if k not in ("managedFields", "finalizers")},
+        "metadata": {k: v for k, v in metadata.items() if k != "managedFields"},
         "spec": {
             "nodeName": spec.get("nodeName"),
             "initContainers": [_container(c) for c in spec.get("initContainers") or ()],
@@ -50,6 +51,7 @@ def pod_facts(pod: Mapping[str, Any]) -> int:
         repr(
             (
                 metadata.get("uid"),
+                holds(pod),
                 status.get("phase"),
                 (metadata.get("labels") or {}).get(names.STEP_LABEL),
                 sorted(item for item in annotations.items() if not item[0].startswith(_WRITTEN_BY_US)),

@@ -41,6 +41,11 @@ class Settings:
         "Whether recorded Pods get the labels and annotations of Kubeflow's writer: on, off, or auto: those "
         "that Kubeflow labelled itself.",
     )
+    finalizer: str = setting(
+        "off",
+        "on: a Pod that runs gets the finalizer memopod.io/record, so that it does not go before its step is "
+        "recorded; a deleted Pod is kept for a minute at most. off: it is taken off wherever it is.",
+    )
     leader_elect: str = setting(
         "auto",
         "Whether replicas agree by a Lease on who writes: on, off, or auto: on in a cluster, that is where "
@@ -65,6 +70,8 @@ class Settings:
         for name, value in (("label_pods", self.label_pods), ("leader_elect", self.leader_elect)):
             if value not in ("auto", "on", "off"):
                 raise ValueError(f"{name}: expected auto, on or off, got {value!r}")
+        if self.finalizer not in ("on", "off"):
+            raise ValueError(f"finalizer: expected on or off, got {self.finalizer!r}")
         for name in ("concurrency", "batch", "live_mebibytes", "gone_mebibytes", "shards"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected 1 or more, got {getattr(self, name)}")

@@ -16,6 +16,8 @@ class MetadataShape(TypedDict, total=False):
     namespace: str
     uid: str
     resourceVersion: str
+    deletionTimestamp: str
+    finalizers: list[Any] | None
     labels: Names
     annotations: Names
     ownerReferences: list[Any] | None

@@ -9,16 +9,17 @@ import asyncio
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import structlog
 
-from memopod.kube import PODS, ApiError, Client, Conflict, NotFound, emit
+from memopod.kube import ApiError, Client, emit
 from memopod.mlmd import StoreError, StoreUnavailable
 from metadata_writer import metrics
 from metadata_writer.attempts import FORESEEN, Attempts, as_json, said
+from metadata_writer.finalizer import Finalizers, change, release
 from metadata_writer.observer import Observation, Observer, TemplateGone, TemplateUnreadable
 from metadata_writer.pod_marks import Marking, marks
 from metadata_writer.recorder import Outcome, Recorder, Wish
@@ -55,6 +56,7 @@ class Options:
     gone_bytes: int
     batch: int = 100
     marking: Marking = Marking.AUTO
+    finalizer: bool = False
     recorded: RecordedHook | None = None
 
 
@@ -84,15 +86,22 @@ class Writer:
     """Any number of tasks may `work` at once; each takes other steps."""
 
     def __init__(
-        self, client: Client, recorder: Recorder, probe: StoreProbe, shards: Shards, options: Options
+        self,
+        client: Client,
+        recorder: Recorder,
+        probe: StoreProbe,
+        shards: Shards,
+        options: Options,
     ) -> None:
         self._client = client
+        self.finalizers = Finalizers(client, on=options.finalizer)
         self._recorder = recorder
         self._probe = probe
         self._shards = shards
         self._options = options
         self._queue: WorkQueue[StepKey] = WorkQueue()
         self._parked: dict[int, set[StepKey]] = {}
+        self._early: set[StepKey] = set()
         self._attempts: Attempts[StepKey] = Attempts()
         self._lag = _Lag()
         self._log = structlog.get_logger()
@@ -124,6 +133,14 @@ class Writer:
         finally:
             self._queue.close()
         return 0
+
+    async def after_list(self) -> None:
+        """Once all Pods are listed, steps without one have their turn: theirs are gone."""
+        await self.sightings.pods_listed.wait()
+        for key in self._early:
+            if self.sightings.namespace(key):  # else its Pod came, and it is settled
+                self._queue.add(key)
+        self._early.clear()
 
     async def pace(self) -> None:
         """Wait while so many steps are queued that no more should be listed."""
@@ -193,7 +210,7 @@ class Writer:
     async def _observe(self, key: StepKey) -> _Turn | None:
         looks = self._attempts.looks(key)
         if self.sightings.awaits_pod(key):
-            self._queue.add_later(key, _NODE_GRACE)
+            self._early.add(key)
             return None
         try:
             seen = await self._observer.observe(key)
@@ -240,6 +257,8 @@ class Writer:
     async def _mark_and_go_on(self, turn: _Turn, outcome: Outcome) -> None:
         self._count(turn, outcome)
         try:
+            if turn.seen.pod is not None and not turn.record.state.finished:
+                await self.finalizers.hold(turn.seen.pod)
             if turn.seen.reported:
                 await self._mark_pod(turn, outcome)
         except ApiError as error:
@@ -252,19 +271,22 @@ class Writer:
             self._come_back(turn, outcome)
 
     async def _mark_pod(self, turn: _Turn, outcome: Outcome) -> None:
-        pod = turn.seen.pod
-        if pod is None or outcome.ids is None:
+        """Leave Kubeflow's labels, and take the finalizer off: the step is recorded."""
+        ids, record = outcome.ids, turn.record
+        if turn.seen.pod is None or ids is None:
             return
-        patch = marks(pod, turn.record, outcome.ids, outcome.context_id, self._options.marking)
-        if patch is None:
-            return
-        metadata = pod["metadata"]
-        patch["metadata"]["uid"] = metadata["uid"]  # that very Pod, not one made anew under its name
-        try:
-            await self._client.patch(PODS, metadata["name"], patch, namespace=metadata["namespace"])
-        except (NotFound, Conflict):
-            return
-        metrics.MARKED.inc()
+        marked = False
+
+        def patch_of(pod: Mapping[str, Any]) -> dict[str, Any] | None:
+            nonlocal marked
+            labels = marks(pod, record, ids, outcome.context_id, self._options.marking)
+            freed = release(pod) if record.state.finished else None
+            marked = labels is not None
+            both = {**(labels or {}).get("metadata", {}), **(freed or {}).get("metadata", {})}
+            return {"metadata": both} if both else None
+
+        if await change(self._client, turn.seen.pod, patch_of) and marked:
+            metrics.MARKED.inc()
 
     def _count(self, turn: _Turn, outcome: Outcome) -> None:
         if outcome.awaits_source:

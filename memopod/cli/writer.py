@@ -98,6 +98,46 @@ def backfill(
     typer.echo("next: memopod lineage runs")
 
 
+@app.command(epilog="Example:  memopod writer release   # after the writer was removed")
+def release(
+    kubeconfig: Path | None = typer.Option(None, "--kubeconfig", help="Empty: $KUBECONFIG, ~/.kube/config."),
+    namespace: str = typer.Option("", "--namespace", "-n", help="One namespace; empty for all."),
+) -> None:
+    """Take the writer's finalizer off all Pods, so that those that are deleted can go.
+
+    For a writer that ran with --finalizer=on and is gone; one that runs takes it off itself. Exits with 1
+    if a Pod could not be changed.
+    """
+    from memopod.kube import ApiError, ConfigurationError
+
+    try:
+        released, failed = asyncio.run(_release(str(kubeconfig) if kubeconfig else None, namespace or None))
+    except (ApiError, ConfigurationError) as error:
+        typer.echo(f"memopod writer release: {error}", err=True)
+        raise typer.Exit(1) from None
+    typer.echo(f"{released} Pods let go")
+    for line in failed:
+        typer.echo(f"memopod writer release: {line}", err=True)
+    raise typer.Exit(1 if failed else 0)
+
+
+async def _release(kubeconfig: str | None, namespace: str | None) -> tuple[int, list[str]]:
+    from memopod.kube import PODS, ApiError, Client
+    from metadata_writer.finalizer import change, holds
+    from metadata_writer.finalizer import release as without
+
+    released, failed = 0, []
+    async with Client.from_kubeconfig(kubeconfig, user_agent="memopod-release") as client:
+        for pod in (await client.list(PODS, namespace=namespace))["items"]:
+            if not holds(pod):
+                continue
+            try:
+                released += await change(client, pod, without)
+            except ApiError as error:
+                failed.append(str(error))
+    return released, failed
+
+
 async def _ask(url: str) -> dict[str, Any]:
     timeout = aiohttp.ClientTimeout(total=_TIMEOUT)
     async with aiohttp.ClientSession(timeout=timeout) as session, session.get(f"{url}/status") as answer:

@@ -44,7 +44,8 @@ class Informer:
 
     A collection that is too large to be held is not: with `keep`, only digests of names, UIDs and versions
     stay, and the bytes that `keep` makes of an object. `on_lost` is called with those for an object whose
-    deletion nobody saw; `objects` stays empty. `shape` says which fields are decoded at all, see
+    deletion nobody saw; `objects` stays empty. Of one of which `keep` makes None nothing stays: it is ADDED
+    whenever it is seen, and its deletion is not told. `shape` says which fields are decoded at all, see
     `Client.pages`. `pace` is awaited before each further page of a list, so that a slow reader is not
     overrun.
     """
@@ -59,7 +60,7 @@ class Informer:
         name: str | None = None,
         on_event: Handler | None = None,
         watch_seconds: float = _WATCH_SECONDS,
-        keep: Callable[[Object], bytes] | None = None,
+        keep: Callable[[Object], bytes | None] | None = None,
         on_lost: Callable[[bytes], None] | None = None,
         shape: type | None = None,
         pace: Callable[[], Awaitable[None]] | None = None,
@@ -166,13 +167,18 @@ class Informer:
         if kind == "DELETED":
             del self._all()[key]
         elif not isinstance(item, bytes):
-            trace = None if self._keep is None else b"".join((*self._identity(item), self._keep(item)))
-            self._all()[key] = item if trace is None else trace
+            self._remember(key, item)
         if isinstance(item, bytes):
             if self._on_lost is not None:
                 self._on_lost(item[2 * _DIGEST :])
         elif self._on_event is not None:
             self._on_event(kind, item)
+
+    def _remember(self, key: Key | bytes, item: Object) -> None:
+        if self._keep is None:
+            self._all()[key] = item
+        elif (kept := self._keep(item)) is not None:
+            self._all()[key] = b"".join((*self._identity(item), kept))
 
     def _all(self) -> dict[Any, Any]:
         """What is known, by key: objects, or traces of them."""
