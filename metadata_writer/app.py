@@ -67,7 +67,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
             recorded=events.send if events is not None else None,
         )
         writer = Writer(client, recorder, probe, shards, options)
-        helping += [writer.finalizers.run(), writer.after_list()]
+        helping.append(writer.finalizers.run())
         pods, workflows, results = informers(client, settings.namespace or None, writer)
         health = Health(
             {

@@ -101,7 +101,6 @@ class Writer:
         self._options = options
         self._queue: WorkQueue[StepKey] = WorkQueue()
         self._parked: dict[int, set[StepKey]] = {}
-        self._early: set[StepKey] = set()
         self._attempts: Attempts[StepKey] = Attempts()
         self._lag = _Lag()
         self._log = structlog.get_logger()
@@ -133,14 +132,6 @@ class Writer:
         finally:
             self._queue.close()
         return 0
-
-    async def after_list(self) -> None:
-        """Once all Pods are listed, steps without one have their turn: theirs are gone."""
-        await self.sightings.pods_listed.wait()
-        for key in self._early:
-            if self.sightings.namespace(key):  # else its Pod came, and it is settled
-                self._queue.add(key)
-        self._early.clear()
 
     async def pace(self) -> None:
         """Wait while so many steps are queued that no more should be listed."""
@@ -210,7 +201,7 @@ class Writer:
     async def _observe(self, key: StepKey) -> _Turn | None:
         looks = self._attempts.looks(key)
         if self.sightings.awaits_pod(key):
-            self._early.add(key)
+            self._queue.add_later(key, _NODE_GRACE)
             return None
         try:
             seen = await self._observer.observe(key)
