@@ -262,3 +262,17 @@ async def test_only_what_the_argo_of_today_made_can_be_reused(sample, entries, b
     await entries.put(newest)
     make = (await preview(entries, sample(now, "parameters.workflow")))[0]
     assert (make.verdict, make.entry.id) == (REUSE, newest.id)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("name", STEPS)
+async def test_a_step_that_would_be_reused_has_the_parts_that_admission_gave(
+    sample, entries, record, version, name
+):
+    for step in (step for step, verdict in STEPS[name].items() if verdict == REUSE):
+        await record(version, name, STEPS[name])
+        recording = ".".join(filter(None, (name, step)))
+        admitted = read_step(sample(version, f"{recording}.admission")["request"]["object"])
+        parts = {n: component_digest(v) for n, v in base_components(admitted).items()}
+        verdicts = await preview(entries, sample(version, f"{name}.workflow"))
+        assert parts in [dict(verdict.entry.components) for verdict in verdicts if verdict.verdict == REUSE]
