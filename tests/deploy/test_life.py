@@ -10,12 +10,14 @@ import subprocess
 import sys
 import urllib.request
 import uuid
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from aiohttp import web
 from moto.server import ThreadedMotoServer
 
+from cache_server.finish import is_held
 from memopod.cli.install_checks import FAILED, examine
 from memopod.cli.installed import (
     BUDGETS,
@@ -38,6 +40,7 @@ from memopod.kube import (
 from memopod.sandbox.control_plane import add_namespace
 from memopod.sandbox.ports import free_ports
 from memopod.steps import names
+from memopod.steps.times import to_text
 from tests.conftest import HINT, unavailable
 from tests.deploy import environment
 from tests.deploy.node import Node
@@ -434,30 +437,23 @@ async def schema_behind(life):
     await life.node.all_ready("metadata-store")
 
 
+def held_as_by_the_webhook(pod):
+    pod["spec"]["schedulingGates"] = [{"name": names.GATE}]
+    pod["metadata"]["labels"][names.STEP_LABEL] = names.HELD
+    later = datetime.now(UTC) + timedelta(minutes=5)
+    pod["metadata"]["annotations"][names.HOLD_UNTIL] = to_text(later)
+
+
 async def taken_off(life, argo):
-    """Pods are held, and whoever held them hangs; afterwards nothing of memopod is left, and they run."""
-    await life.restart("cache-server")
-    runs = []
-    life.node.signal("janitor", signal.SIGSTOP)
+    """A Pod is held, and nobody is left to decide; afterwards nothing of memopod is left, and it runs."""
+    await life.node.stop("cache-server", "janitor")
+    run = await argo.submit(Step(change=held_as_by_the_webhook))
 
     async def held():
-        listed = (await life.root.list(PODS, namespace=PIPELINES, label_selector=f"{names.STEP_LABEL}=held"))[
-            "items"
-        ]
-        return [pod for pod in listed if pod["spec"].get("schedulingGates")]
+        listed = await life.root.list(PODS, namespace=PIPELINES)
+        return [pod for pod in listed["items"] if is_held(pod)]
 
-    async def caught():
-        """The cache server stops after it held a Pod, and before it decided."""
-        run = await argo.submit(Step(annotations={names.SALT: uuid.uuid4().hex}))
-        runs.append(run)
-        await until(lambda: run.pods, "there is a Pod")
-        life.node.signal("cache-server", signal.SIGSTOP)
-        if await held():
-            return True
-        life.node.signal("cache-server", signal.SIGCONT)
-        return False
-
-    await until(caught, "a Pod is held that nobody decides about", limit=60)
+    await until(held, "a Pod is held")
     status, said = await life.memopod("uninstall")
     assert status == 0
     assert "nothing was changed" in said
@@ -467,8 +463,7 @@ async def taken_off(life, argo):
     answer = json.loads(said)
     assert answer["held"] == []
     assert answer["objects"][0]["kind"] == "MutatingWebhookConfiguration"
-    for run in runs:
-        assert await run.end(60) == "Succeeded"
+    assert await run.end(60) == "Succeeded"
     for resource in (*IN_ORDER, BUDGETS, CLUSTER_ROLE_BINDINGS, MUTATING_WEBHOOKS, CONFIG_MAPS):
         left = await life.root.list(resource, label_selector=PART_OF)
         assert left["items"] == [], resource.plural
