@@ -44,6 +44,7 @@ def resolve(settings: Settings) -> Settings:
         settings,
         strategy=strategy,
         leader_election=elects,
+        watch_namespace=settings.watch_namespace or settings.upstream_namespace,
         database=settings.database or (settings.database_url() if upstream else ""),
         tls_cert_file=_in_folder(settings.tls_cert_file),
         tls_key_file=_in_folder(settings.tls_key_file),

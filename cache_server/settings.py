@@ -19,11 +19,7 @@ class JanitorSettings:
     kubeconfig: str = setting(
         "", "Path of a kubeconfig. Empty: $KUBECONFIG, ~/.kube/config, else the Pod's own account."
     )
-    watch_namespace: str = setting(
-        "",
-        "Namespace whose Pods are served; empty for all.",
-        aliases=["--namespace_to_watch", "-namespace_to_watch"],
-    )
+    watch_namespace: str = setting("", "Namespace whose Pods are served; empty for all.")
     health_host: str = setting("0.0.0.0", "Address of /healthz, /readyz and /metrics.")  # noqa: S104
     health_port: int = setting(9094, "Port of /healthz, /readyz and /metrics; 0 picks a free one.")
     log_level: str = setting("info", "debug, info, warning or error.")

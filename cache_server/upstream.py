@@ -34,6 +34,10 @@ class UpstreamSettings:
     db_password: str | None = _flag("db_password", "Kubeflow's flag: the password of that user.")
     db_group_concat_max_len: str | None = _flag("db_group_concat_max_len", "Kubeflow's flag: of no use here.")
     db_extra_params: str | None = _flag("db_extra_params", "Kubeflow's flag: of no use here.")
+    namespace_to_watch: str | None = _flag(
+        "namespace_to_watch",
+        "Kubeflow's flag, as --watch-namespace; not given beside --db_host or its kin: kubeflow.",
+    )
     kube_client_qps: str | None = _flag("kube_client_qps", "Kubeflow's flag: of no use here.")
     kube_client_burst: str | None = _flag("kube_client_burst", "Kubeflow's flag: of no use here.")
     logtostderr: bool | None = setting(None, "glog's flag: logs go to stderr.", aliases=["-logtostderr"])
@@ -43,12 +47,20 @@ class UpstreamSettings:
     vmodule: str | None = _flag("vmodule", "glog's flag: of no use here; see --log-level.")
     log_dir: str | None = _flag("log_dir", "glog's flag: logs go to stderr.")
     log_backtrace_at: str | None = _flag("log_backtrace_at", "glog's flag: of no use here.")
+    log_link: str | None = _flag("log_link", "glog's flag: logs go to stderr.")
+    logbuflevel: str | None = _flag("logbuflevel", "glog's flag: of no use here.")
 
     @property
     def is_upstream(self) -> bool:
         """Whether the command line is one for Kubeflow's cache server: it names a database part by part."""
         parts = (self.db_driver, self.db_host, self.db_port, self.db_name, self.db_user, self.db_password)
         return any(part is not None for part in parts)
+
+    @property
+    def upstream_namespace(self) -> str:
+        """The namespace that Kubeflow's flags name, empty for all."""
+        default = "kubeflow" if self.is_upstream else ""
+        return default if self.namespace_to_watch is None else self.namespace_to_watch
 
     def database_url(self) -> str:
         """The database that the flags name, with Kubeflow's defaults. Raises ValueError."""
@@ -80,7 +92,14 @@ class UpstreamSettings:
         for name in ("kube_client_qps", "kube_client_burst"):
             if getattr(self, name) is not None:
                 yield f"--{name}", "calls to the API server are bounded by --concurrency"
-        for name in ("logtostderr", "alsologtostderr", "stderrthreshold", "log_dir"):
+        for name in (
+            "logtostderr",
+            "alsologtostderr",
+            "stderrthreshold",
+            "log_dir",
+            "log_link",
+            "logbuflevel",
+        ):
             if getattr(self, name) is not None:
                 yield f"--{name}", "logs go to stderr"
         for name in ("v", "vmodule", "log_backtrace_at"):

@@ -17,7 +17,7 @@ from aiohttp import web
 
 from cache_server.admission import Admission, Policy, Verdict
 from cache_server.admissions import ADMISSIONS
-from cache_server.review import VERSIONS, AdmissionRequest, Review, decode_review
+from cache_server.review import VERSIONS, AdmissionRequest, decode_review
 
 _log = structlog.get_logger()
 _BODY_LIMIT = 8 * 1024 * 1024
@@ -64,13 +64,24 @@ class _Webhook:
         self._client_names = client_names
 
     async def mutate(self, request: web.Request) -> web.Response:
-        begun = perf_counter()
+        begun, dry_run = perf_counter(), False
         try:
-            return await self._mutate(request)
+            review = await self._read(request)
+            if isinstance(review, web.Response):
+                return review
+            version, asked = review
+            dry_run = bool(asked.dryRun)
+            verdict = await self._judged(asked)
+            if not dry_run:
+                ADMISSIONS.tally.decisions[_decision(verdict), verdict.reason] += 1
+            return web.Response(body=_answer(version, asked, verdict), content_type=_JSON)
         finally:
-            ADMISSIONS.tally.took(perf_counter() - begun)
+            # A dry run leaves no trace, and no Pod waited for it.
+            if not dry_run:
+                ADMISSIONS.tally.took(perf_counter() - begun)
 
-    async def _mutate(self, request: web.Request) -> web.Response:
+    async def _read(self, request: web.Request) -> tuple[str, AdmissionRequest] | web.Response:
+        """The review's version and what it asks, or the answer to what is no review."""
         if self._client_names and _common_name(request) not in self._client_names:
             return _error(403, "The client certificate is not one that may call this webhook")
         if request.method != "POST":
@@ -88,10 +99,7 @@ class _Webhook:
             return _error(400, f"Could not deserialize request: {_cause(error)}")
         if review.request is None:
             return _error(400, "Malformed admission review request: request body is nil")
-        verdict = await self._judged(review.request)
-        if not review.request.dryRun:
-            ADMISSIONS.tally.decisions[_decision(verdict), verdict.reason] += 1
-        return web.Response(body=_answer(review, review.request, verdict), content_type=_JSON)
+        return review.apiVersion, review.request
 
     async def _judged(self, request: AdmissionRequest) -> Verdict:
         if not request.is_new_pod:
@@ -104,7 +112,7 @@ class _Webhook:
             return Verdict(held=False, reason="pod-unreadable")
 
 
-def _answer(review: Review, request: AdmissionRequest, verdict: Verdict) -> bytes:
+def _answer(version: str, request: AdmissionRequest, verdict: Verdict) -> bytes:
     """The AdmissionReview that answers, in the version that was asked."""
     response: dict[str, Any] = {
         "uid": request.uid,
@@ -114,7 +122,6 @@ def _answer(review: Review, request: AdmissionRequest, verdict: Verdict) -> byte
     if verdict.patch:
         response["patchType"] = "JSONPatch"
         response["patch"] = base64.b64encode(msgspec.json.encode(verdict.patch)).decode()
-    version = review.apiVersion
     answer = {
         "apiVersion": version if version in VERSIONS else VERSIONS[0],
         "kind": "AdmissionReview",

@@ -102,4 +102,15 @@ def _root(
 
 def main() -> None:
     """The console script `memopod`."""
-    app()
+    app(command_line(sys.argv[1:]))
+
+
+def command_line(arguments: list[str]) -> list[str]:
+    """The arguments, beginning with a command.
+
+    Kubeflow's manifest names none: the flags of its cache server go to the entry point of the image.
+    """
+    are_kubeflows = any(argument.lstrip("-").startswith("db_") for argument in arguments)
+    if are_kubeflows and arguments[0].startswith("-"):
+        return ["cache-server", *arguments]
+    return arguments

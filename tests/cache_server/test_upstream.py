@@ -35,6 +35,21 @@ def test_kubeflows_arguments_mean_its_way_of_working():
     assert settings.tls_cert_file == "/etc/webhook/certs/cert.pem"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "namespace"),
+    [
+        (["--db_host=db"], "kubeflow"),
+        (["--db_host=db", "--namespace_to_watch="], ""),
+        (["--db_host=db", "--namespace_to_watch=team"], "team"),
+        (["--db_host=db", "--watch-namespace=team"], "team"),
+        (["--database=sqlite:///x", "-namespace_to_watch", "team"], "team"),
+        (["--database=sqlite:///x"], ""),
+    ],
+)
+def test_the_namespace_is_kubeflow_where_kubeflows_server_would_take_it(arguments, namespace):
+    assert read(*arguments).watch_namespace == namespace
+
+
 def test_kubeflows_environment_is_read():
     settings = read(
         *MANIFEST, CACHE_IMAGE="busybox:1", CACHE_NODE_RESTRICTIONS="true",
@@ -70,6 +85,7 @@ def test_each_flag_without_meaning_is_told_once():
         "--kube_client_qps": "5", "--kube_client_burst": "10", "--logtostderr": "true",
         "--alsologtostderr": "true", "--stderrthreshold": "INFO",
         "--log_dir": "/tmp", "--v": "2", "--vmodule": "x=1", "--log_backtrace_at": ":0",
+        "--log_link": "/tmp", "--logbuflevel": "0",
     }  # fmt: skip
     with structlog.testing.capture_logs() as logs:
         read(*MANIFEST, *(f"{flag}={value}" for flag, value in flags.items()))
