@@ -94,6 +94,23 @@ class KubeflowV2:
             pairs.append((self._event(mlmd.Event.OUTPUT, key), artifact))
         return await self.execution("system.ContainerExecution", state, custom, pairs=pairs, whole=True)
 
+    async def loop(self, name, count):
+        """A ParallelFor of so many iterations; returns the ids of its DAG and of each iteration's."""
+        custom = {
+            "display_name": name,
+            "task_name": name,
+            "parent_dag_id": self.root,
+            "iteration_count": count,
+        }
+        whole = await self.execution("system.DAGExecution", mlmd.Execution.COMPLETE, custom)
+        found = [whole]
+        for index in range(count):
+            custom = {
+                "display_name": name, "task_name": name, "parent_dag_id": whole, "iteration_index": index,
+            }  # fmt: skip
+            found.append(await self.execution("system.DAGExecution", mlmd.Execution.COMPLETE, custom))
+        return found
+
     async def execution(self, kind, state, custom, *, name="", pairs=(), whole=False):
         execution = mlmd.Execution(type_id=await self._type("Execution", kind), last_known_state=state)
         if name:
@@ -161,8 +178,23 @@ async def fill_v2(address, *, run="5f0c6a1e-run-1", namespace="team-a"):
                 ("page", "system.HTML", {}),
             ],
         )
+        matrix = {"struct": {"rows": [{"row": [3, 1]}], "annotationSpecs": [{"displayName": "cat"}]}}
+        _, tfx = await kubeflow.task(
+            "validate",
+            outputs=[
+                ("matrix", "system.ClassificationMetrics", {"confusionMatrix": matrix}),
+                ("notes", "system.Markdown", {}),
+                ("statistics", "ExampleStatistics", {"split_names": '["train", "eval"]'}),
+                ("schema", "Schema", {}),
+                ("anomalies", "ExampleAnomalies", {"split_names": '["eval"]'}),
+                ("evaluation", "ModelEvaluation", {}),
+            ],
+        )
+        drawn = ("matrix", "notes", "statistics", "schema", "anomalies", "evaluation")
+        loop = await kubeflow.loop("each", 2)
         again, _ = await kubeflow.task("again", outputs=[("model", model, {})], cached_from=train)
         return {
             "run": run, "root": kubeflow.root, "train": train, "again": again, "model": model, "logs": logs,
-            "metrics": metrics, "curve": curve, "page": page,
+            "metrics": metrics, "curve": curve, "page": page, "loop": loop,
+            **dict(zip(drawn, tfx, strict=True)),
         }  # fmt: skip

@@ -94,8 +94,13 @@ async def test_run_details_of_v2_draws_the_whole_graph(page, v2):
     artifacts = (await page("GetArtifactsByContext", context_id=run.id)).artifacts
     ids = [execution.id for execution in executions]
     events = (await page("GetEventsByExecutionIDs", execution_ids=ids)).events
-    by_name = {custom(execution)["task_name"]: execution for execution in executions}
-    assert set(by_name) == {"", "train", "evaluate", "again"}  # the root's own name is empty, and there
+    loop = [execution for execution in executions if execution.id in v2["loop"]]
+    assert [custom(e).get("iteration_count") for e in loop] == [2, None, None]
+    assert [custom(e).get("iteration_index") for e in loop] == [None, 0, 1]
+    assert [custom(e)["parent_dag_id"] for e in loop] == [v2["root"], loop[0].id, loop[0].id]
+    by_name = {custom(e)["task_name"]: e for e in executions if e not in loop}
+    # The root's own name is empty, and there.
+    assert set(by_name) == {"", "train", "evaluate", "validate", "again"}
     assert by_name[""].name == f"run/{v2['run']}"
     for name, execution in by_name.items():
         if name:
@@ -136,9 +141,31 @@ async def test_node_tabs_and_comparison_find_what_they_draw(page, v2):
     (point,) = custom(artifacts[v2["curve"]])["confidenceMetrics"]["list"]
     assert point["confidenceThreshold"] == 0.5
     assert types[artifacts[v2["page"]].type_id] == "system.HTML"
+    assert types[artifacts[v2["notes"]].type_id] == "system.Markdown"
+    matrix = custom(artifacts[v2["matrix"]])["confusionMatrix"]["struct"]
+    assert [list(row["row"]) for row in matrix["rows"]] == [[3, 1]]
+    assert matrix["annotationSpecs"][0]["displayName"] == "cat"
 
 
-@pytest.mark.parametrize("size", [10, 20, 100, None])
+async def test_visualisations_of_tfx_are_found_by_the_types_of_artifacts(page, v2):
+    run = await run_of(page, v2["run"])
+    executions = (await page("GetExecutionsByContext", context_id=run.id)).executions
+    types = {known.name: known.id for known in (await page("GetArtifactTypes")).artifact_types}
+    events = (await page("GetEventsByExecutionIDs", execution_ids=[e.id for e in executions])).events
+    numbers = sorted({event.artifact_id for event in events if event.type == mlmd.Event.OUTPUT})
+    artifacts = (await page("GetArtifactsByID", artifact_ids=numbers)).artifacts
+    for name, key, splits in (
+        ("ExampleStatistics", "statistics", '["train", "eval"]'),
+        ("Schema", "schema", None),
+        ("ExampleAnomalies", "anomalies", '["eval"]'),
+        ("ModelEvaluation", "evaluation", None),
+    ):
+        (found,) = [artifact for artifact in artifacts if artifact.type_id == types[name]]
+        assert (found.id, custom(found).get("split_names")) == (v2[key], splits)
+        assert found.uri
+
+
+@pytest.mark.parametrize("size", [10, 20, 50, 100, None])
 async def test_the_list_of_artifacts_turns_its_pages_to_the_end(page, size):
     types = {known.id for known in (await page("GetArtifactTypes")).artifact_types}
     seen, token = [], None
@@ -156,6 +183,7 @@ async def test_the_list_of_artifacts_turns_its_pages_to_the_end(page, size):
         if size is None or not token:
             break
         assert len(answer.artifacts) == size
+    assert size in {None, 100} or len(seen) > size  # there is a second page
     whole = (await page("GetArtifacts")).artifacts
     assert sorted(artifact.id for artifact in seen) == sorted(artifact.id for artifact in whole)
     assert len(seen) > 20
@@ -194,12 +222,19 @@ async def test_the_lineage_explorer_goes_one_hop_to_each_side(page, v2):
 
 async def test_the_list_of_executions_names_them_and_their_runs(page, runs):
     types = {known.id for known in (await page("GetExecutionTypes")).execution_types}
-    options = mlmd.ListOperationOptions(max_result_size=100)
-    answer = await page("GetExecutions", options=options)
-    assert len(answer.executions) > 20
-    assert {execution.type_id for execution in answer.executions} <= types
+    listed, token, pages = [], "", 0
+    while True:
+        options = mlmd.ListOperationOptions(max_result_size=20, next_page_token=token)
+        answer = await page("GetExecutions", options=options)
+        listed, token, pages = [*listed, *answer.executions], answer.next_page_token, pages + 1
+        if not token:
+            break
+        assert len(answer.executions) == 20
+    assert pages > 1
+    assert len({execution.id for execution in listed}) == len(listed)
+    assert {execution.type_id for execution in listed} <= types
     names = set()
-    for execution in answer.executions:
+    for execution in listed:
         assert execution.last_known_state
         assert {"display_name", "task_name"} & set(custom(execution))
         names.add(execution.properties["run_id"].string_value)
