@@ -18,7 +18,7 @@ ARGO = "argo-3.7.18"
 
 
 async def fill(address):
-    found = [await fill_v2(address, run=f"5f0c6a1e-{number}") for number in range(4)]
+    found = [await fill_v2(address, run=f"5f0c6a1e-{number}") for number in range(5)]
     return found[0]
 
 
