@@ -8,10 +8,10 @@ are. These are the *holes* of a spec; what is between them is its *frame*, and i
 begins and ends at the quotes of a JSON string (`{"name":"` is the beginning of an object wherever it occurs
 in JSON, since a quote inside a string follows a backslash), and holds printable ASCII without quote and
 backslash. So two specs of one frame decode to the same value but for the strings in the holes. Before a
-frame is remembered, its key is computed once more with something else in every hole, and must be the
-same: no hole counts. What the key takes from outside the spec is part of what it is remembered under
-(salt, allowed volumes), is compared at each use (names of the run in keys of outputs, and of what Argo
-offloaded), or keeps the frame from being remembered (the downward API).
+frame is remembered, its key is computed once more with something else in every hole, text that the spec
+does not hold anywhere, and must be the same: no hole counts. What the key takes from outside the spec is
+part of what it is remembered under (salt, allowed volumes), is compared at each use (names of the run in
+keys of outputs, and of what Argo offloaded), or keeps the frame from being remembered (the downward API).
 """
 
 import json
@@ -45,7 +45,8 @@ _BETWEEN = b"\0"
 """No JSON text holds this byte."""
 Frame = tuple[bytes, str | None, str | None]
 """The text between the holes of a spec; salt and allowed volumes by the Pod's annotations."""
-_MARKED_POD = "memopod-marker"
+_MARK = "memopod-marker"
+"""What is tried in place of what is in a hole. It must be something else: no spec that holds it is learnt."""
 _ENTRIES, _BYTES = 4_096, 16 << 20
 _SIGHTINGS = 16_384
 
@@ -127,10 +128,16 @@ class Repeats:
         if told is None:
             return
         self._known[sight.frame] = told
-        self._room -= len(sight.frame[0])
+        self._room -= _size(sight.frame)
         while self._room < 0 or len(self._known) > self._entries:
-            (text, *_), _ = self._known.popitem(last=False)
-            self._room += len(text)
+            oldest, _ = self._known.popitem(last=False)
+            self._room += _size(oldest)
+
+
+def _size(frame: Frame) -> int:
+    """Bytes at most: a salt can be longer than a spec, and a character of it has up to four."""
+    text, *annotations = frame
+    return len(text) + 4 * sum(len(value or "") for value in annotations)
 
 
 def _is_consistent(told: Told, values: list[bytes], pod: str) -> bool:
@@ -152,7 +159,9 @@ def _with_keys(text: bytes, workflow: str, mark: bytes) -> bytes:
 
 def _told(spec: bytes, sight: Sight, step: Step, rules: KeyRules) -> Told | None:
     """What the frame tells, None if that cannot be told from the frame alone."""
-    metadata = {**step.pod["metadata"], "name": _MARKED_POD}
+    if _MARK.encode() in spec:
+        return None
+    metadata = {**step.pod["metadata"], "name": _MARK}
     try:
         pod = {"metadata": metadata, "spec": json.loads(_marked(spec, step.workflow))}
         marked = read_step(pod, namespace=step.namespace)
@@ -169,7 +178,7 @@ def _told(spec: bytes, sight: Sight, step: Step, rules: KeyRules) -> Told | None
     plain = (
         same
         and _is_consistent(told, sight.values, step.pod_name)
-        and _deadlines(marked) == {f"marker-{number}" for number in told.deadlines}
+        and _deadlines(marked) == {f"{_MARK}-{number}" for number in told.deadlines}
     )
     return told if plain and _depends_on_spec_alone(step, told, rules) else None
 
@@ -204,11 +213,11 @@ def _deadlines(step: Step) -> set[str | None]:
 
 def _marked(spec: bytes, workflow: str) -> bytes:
     """The spec with something else in each hole: another thing in each, but for names that are compared."""
-    numbers = count()
+    tried, numbers = _MARK.encode(), count()
 
     def mark(match: re.Match[bytes]) -> bytes:
         number, start = next(numbers), match[1]
-        same = {_TOKEN: b"marker", _OFFLOADED: _MARKED_POD.encode()}.get(start)
-        return b'{"name":"%s%s"' % (start, same or b"marker-%d" % number)
+        text = tried if start in (_TOKEN, _OFFLOADED) else b"%s-%d" % (tried, number)
+        return b'{"name":"%s%s"' % (start, text)
 
-    return _with_keys(_HOLE.sub(mark, spec), workflow, b"marker")
+    return _with_keys(_HOLE.sub(mark, spec), workflow, tried)

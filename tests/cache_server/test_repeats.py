@@ -147,7 +147,7 @@ def test_a_spec_that_differs_in_some_bytes_is_never_taken_for_the_remembered_one
     spec = bytearray(bytes(pod.spec))
     start = data.draw(st.integers(0, len(spec) - 1))
     part = data.draw(
-        st.sampled_from([b"", b"x", b'"', b"\\", b"\0", b"{", b"marker", b'","value":"', b"\xff"])
+        st.sampled_from([b"", b"x", b'"', b"\\", b"\0", b"{", b"memopod-marker", b'","value":"', b"\xff"])
     )
     spec[start : start + data.draw(st.integers(0, 3))] = part
     changed = msgspec.structs.replace(pod, spec=msgspec.Raw(bytes(spec)))
@@ -243,6 +243,36 @@ def test_a_run_whose_deadline_is_near_is_not_held_though_others_were():
         assert admission.admit(text_of(pod), **GIVEN).reason == reason
 
 
+@pytest.mark.parametrize("name", ["marker", "memopod-marker", "mark"])
+def test_a_value_that_looks_like_what_is_tried_in_its_place_counts(name):
+    def run_of_workflow(workflow, value):
+        pod = copy.deepcopy(MAKE)
+        pod["metadata"]["ownerReferences"][0]["name"] = workflow
+        main(pod)["args"] = [json.dumps({"key": value}, separators=(",", ":"))]
+        return text_of(pod)
+
+    admission = Admission(POLICY)
+    for value in ("marker", "memopod-marker", "marker", "memopod-marker"):
+        if name in value:
+            assert same(admission, run_of_workflow(name, value))
+    assert same(admission, run_of_workflow("other", "other"))
+
+
+@pytest.mark.parametrize("mark", ["marker", "memopod-marker"])
+def test_a_field_like_a_variable_of_the_run_counts_whatever_its_value(mark):
+    def run_with(value):
+        pod = copy.deepcopy(MAKE)
+        # One of them stands where its number is the one in its value.
+        main(pod)["someday"] = [{"name": "ARGO_NODE_ID", "value": value(n)} for n in range(50)]
+        return text_of(pod)
+
+    for shift in range(40):
+        admission = Admission(POLICY)
+        for _ in range(2):
+            assert same(admission, run_with(lambda n, shift=shift: f"{mark}-{n + shift}"))
+        assert same(admission, run_with(lambda n: f"other-{n}"))
+
+
 def test_the_number_of_remembered_steps_is_bounded_the_last_used_ones_stay():
     repeats = Repeats(KeyRules(), entries=2)
     steps = []
@@ -265,6 +295,16 @@ def test_the_bytes_of_remembered_steps_are_bounded():
     remember(repeats, MAKE)
     remember(repeats, other)
     assert (is_remembered(repeats, MAKE), is_remembered(repeats, other)) == (False, True)
+
+
+def test_the_bytes_of_annotations_that_belong_to_what_is_remembered_are_bounded_too():
+    repeats = Repeats(KeyRules(), size=len(bytes(text_of(MAKE).spec)) + 100_000)
+    salted = copy.deepcopy(MAKE)
+    salted["metadata"]["annotations"][names.SALT] = "s" * 200_000
+    remember(repeats, salted)
+    assert not is_remembered(repeats, salted)
+    remember(repeats, MAKE)
+    assert is_remembered(repeats, MAKE)
 
 
 def remember(repeats, pod):
