@@ -5,8 +5,9 @@ placeholder mode, and the database that the flags name. (backend/src/cache/main.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from memopod.service import setting
 
@@ -33,7 +34,9 @@ class UpstreamSettings:
     db_user: str | None = _flag("db_user", "Kubeflow's flag: user of the database (root).")
     db_password: str | None = _flag("db_password", "Kubeflow's flag: the password of that user.")
     db_group_concat_max_len: str | None = _flag("db_group_concat_max_len", "Kubeflow's flag: of no use here.")
-    db_extra_params: str | None = _flag("db_extra_params", "Kubeflow's flag: of no use here.")
+    db_extra_params: str | None = _flag(
+        "db_extra_params", 'Kubeflow\'s flag: a JSON object; "tls" is heeded (true, skip-verify), no other.'
+    )
     namespace_to_watch: str | None = _flag(
         "namespace_to_watch",
         "Kubeflow's flag, as --watch-namespace; not given beside --db_host or its kin: kubeflow.",
@@ -80,6 +83,7 @@ class UpstreamSettings:
             host=self.db_host or kind,
             port=int(text),
             database=self.db_name or "cachedb",
+            query={"tls": tls} if (tls := _tls(_parameters(self.db_extra_params))) else {},
         )
         return url.render_as_string(hide_password=False)
 
@@ -87,8 +91,9 @@ class UpstreamSettings:
         """The flags that were given and change nothing, each with why. Raises ValueError for a bad value."""
         if self.db_group_concat_max_len is not None:
             yield "--db_group_concat_max_len", "no query concatenates rows"
-        if self.db_extra_params is not None and _parameters(self.db_extra_params):
-            yield "--db_extra_params", "connections have fixed parameters (utf8mb4)"
+        parameters = _parameters(self.db_extra_params)
+        if parameters.keys() - {"tls"} or parameters.get("tls") == "preferred":
+            yield "--db_extra_params", "connections have fixed parameters (utf8mb4), but for tls"
         for name in ("kube_client_qps", "kube_client_burst"):
             if getattr(self, name) is not None:
                 yield f"--{name}", "calls to the API server are bounded by --concurrency"
@@ -107,8 +112,7 @@ class UpstreamSettings:
                 yield f"--{name}", "--log-level sets what is logged"
 
 
-def _parameters(text: str) -> object:
-    """A JSON object, or nothing."""
+def _parameters(text: str | None) -> dict[str, Any]:
     try:
         given = json.loads(text) if text else {}
     except ValueError as error:
@@ -116,3 +120,13 @@ def _parameters(text: str) -> object:
     if not isinstance(given, dict):
         raise ValueError("--db_extra_params: expected a JSON object")  # noqa: TRY004 (bad input)
     return given
+
+
+def _tls(parameters: Mapping[str, Any]) -> str | None:
+    """What `tls` asks for, None for nothing: no connection is plain that was to be encrypted."""
+    asked = str(parameters.get("tls", "false")).lower()
+    if asked in ("false", "preferred"):
+        return None
+    if asked not in ("true", "skip-verify"):
+        raise ValueError("--db_extra_params: expected tls to be true, skip-verify, preferred or false")
+    return asked

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from memopod.sandbox.certificates import prepare_state
+
 # Speed is measured by benchmarks: a machine that does other things, too, is no reason to fail.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
@@ -154,7 +156,7 @@ def serving(server):
 
 @pytest.fixture(scope="session")
 def mariadb(tmp_path_factory):
-    """MariaDB whose defaults are none of ours: latin1, and cutting off what does not fit."""
+    """MariaDB whose defaults are none of ours: latin1, and cutting off what does not fit. It offers TLS."""
     binary = program("mariadbd", "MariaDB", "/usr/sbin")
     common = [
         binary, "--no-defaults", "--innodb-flush-log-at-trx-commit=0", "--innodb-log-file-size=8M",
@@ -174,11 +176,14 @@ def mariadb(tmp_path_factory):
 
     with scratch("mariadb") as folder:
         prepared(tmp_path_factory, "mariadb", folder, prepare)
+        # For those who ask for TLS; its authority is folder/state/tls/ca.crt.
+        tls = prepare_state(folder / "state", 1).cache_server
+        own(folder)
         port = free_port()
         command = [
             *common, f"--datadir={folder / 'data'}", f"--socket={folder / 'socket'}",
             f"--port={port}", "--bind-address=127.0.0.1", "--character-set-server=latin1", "--sql-mode=",
-            f"--pid-file={folder / 'pid'}",
+            f"--pid-file={folder / 'pid'}", f"--ssl-cert={tls.certificate}", f"--ssl-key={tls.key}",
         ]  # fmt: skip
         with serving(DatabaseServer(folder, command, "ready for connections", port)) as server:
             yield server

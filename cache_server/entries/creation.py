@@ -3,7 +3,7 @@
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from cache_server.entries.databases import DRIVERS, cause_of, describe, kind_of, parse_url
+from cache_server.entries.databases import cause_of, describe, kind_of, target_of
 
 _ALWAYS_THERE = {"mysql": "information_schema", "postgresql": "postgres"}
 
@@ -16,10 +16,12 @@ async def ensure_database(url: str) -> None:
     kind = kind_of(url)
     if kind == "sqlite" or await _opens(url):
         return
-    parsed = parse_url(url)
-    name = str(parsed.database)
-    server = parsed.set(drivername=DRIVERS[kind], database=_ALWAYS_THERE[kind])
-    engine = create_async_engine(server, isolation_level="AUTOCOMMIT", hide_parameters=True)
+    target, arguments = target_of(url)
+    name = str(target.database)
+    server = target.set(database=_ALWAYS_THERE[kind])
+    engine = create_async_engine(
+        server, isolation_level="AUTOCOMMIT", hide_parameters=True, connect_args=arguments
+    )
     if kind == "mysql":
         # The driver formats statements.
         name = name.replace("%", "%%")
@@ -44,9 +46,8 @@ async def ensure_database(url: str) -> None:
 
 
 async def _opens(url: str) -> bool:
-    engine = create_async_engine(
-        parse_url(url).set(drivername=DRIVERS[kind_of(url)]), hide_parameters=True, pool_size=1
-    )
+    target, arguments = target_of(url)
+    engine = create_async_engine(target, hide_parameters=True, pool_size=1, connect_args=arguments)
     try:
         async with engine.connect():
             return True

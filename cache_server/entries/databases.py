@@ -6,6 +6,7 @@ A URL can hold a password: no error and no log repeats one, `describe` says whic
 import logging
 import math
 import sqlite3
+import ssl
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +31,10 @@ DRIVERS: dict[Kind, str] = {
 _EXPECTED = (
     "sqlite:///PATH, mysql://USER:PASSWORD@HOST:PORT/NAME or postgresql://USER:PASSWORD@HOST:PORT/NAME"
 )
+
+VERIFIED, UNVERIFIED = "true", "skip-verify"
+"""Values of the parameter `tls`, in the words of Go's driver for MySQL: the certificate of the server is
+checked against the authorities of the system (or those of $SSL_CERT_FILE), or it is not."""
 
 _CONNECTIONS = 16
 """Connections of one process at most: decisions and recordings under way share them, and a server's
@@ -73,10 +78,27 @@ def parse_url(url: str) -> URL:
     missing = [name for name in ("username", "host", "database") if not getattr(parsed, name)]
     if missing:
         raise ValueError(f"database: expected {_EXPECTED}, got no {' and no '.join(missing)}")
-    if parsed.query:
-        given = ", ".join(sorted(parsed.query))
+    if unknown := parsed.query.keys() - {"tls"}:
+        given = ", ".join(sorted(unknown))
         raise ValueError(f"database: expected {_EXPECTED} and no parameters, got {given}")
+    if parsed.query.get("tls", VERIFIED) not in (VERIFIED, UNVERIFIED):
+        raise ValueError(f"database: expected tls={VERIFIED} or tls={UNVERIFIED}, or no tls")
     return parsed
+
+
+def target_of(url: str) -> tuple[URL, dict[str, Any]]:
+    """A server's URL as its driver takes it, and the arguments of a connection that belong to it.
+
+    Where TLS is asked for, a server that offers none is an error and no plain connection.
+    """
+    parsed = parse_url(url)
+    target = parsed.set(drivername=DRIVERS[_KINDS[parsed.drivername]], query={})
+    if "tls" not in parsed.query:
+        return target, {}
+    context = ssl.create_default_context()
+    if parsed.query["tls"] == UNVERIFIED:
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return target, {"ssl": context}
 
 
 def kind_of(url: str) -> Kind:
@@ -185,9 +207,10 @@ def _postgresql_engine(url: str, busy_timeout: float, read_only: bool, **options
 
 
 def _server_engine(url: str, connect_args: dict[str, Any], **options: Any) -> AsyncEngine:
+    target, arguments = target_of(url)
     return create_async_engine(
-        parse_url(url).set(drivername=DRIVERS[kind_of(url)]),
-        connect_args=connect_args,
+        target,
+        connect_args={**connect_args, **arguments},
         hide_parameters=True,
         pool_timeout=_CONNECT_SECONDS,
         pool_recycle=_RECYCLE_SECONDS,

@@ -81,7 +81,7 @@ def test_one_dash_is_as_good_as_two():
 
 def test_each_flag_without_meaning_is_told_once():
     flags = {
-        "--db_group_concat_max_len": "4194304", "--db_extra_params": '{"tls": "true"}',
+        "--db_group_concat_max_len": "4194304", "--db_extra_params": '{"timeout": "5s"}',
         "--kube_client_qps": "5", "--kube_client_burst": "10", "--logtostderr": "true",
         "--alsologtostderr": "true", "--stderrthreshold": "INFO",
         "--log_dir": "/tmp", "--v": "2", "--vmodule": "x=1", "--log_backtrace_at": ":0",
@@ -94,11 +94,32 @@ def test_each_flag_without_meaning_is_told_once():
 
 
 @pytest.mark.parametrize(
+    ("parameters", "query", "told"),
+    [
+        ("", "", []),
+        ("{}", "", []),
+        ('{"tls": "false"}', "", []),
+        ('{"tls": "true"}', "?tls=true", []),
+        ('{"tls": "skip-verify"}', "?tls=skip-verify", []),
+        ('{"tls": "true", "timeout": "5s"}', "?tls=true", ["--db_extra_params"]),
+        # Plain, and told so: no driver here takes TLS only if it is offered.
+        ('{"tls": "preferred"}', "", ["--db_extra_params"]),
+    ],
+)
+def test_a_connection_that_was_encrypted_stays_so(parameters, query, told):
+    with structlog.testing.capture_logs() as logs:
+        settings = read("--db_host=db", f"--db_extra_params={parameters}")
+    assert settings.database == f"mysql://root@db:3306/cachedb{query}"
+    assert [line["flag"] for line in logs] == told
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--db_driver=oracle"], "--db_driver: expected one of mysql"),
         (["--db_port=x"], "--db_port: expected a number"),
         (["--db_host=db", "--db_extra_params=["], "--db_extra_params: expected a JSON object"),
+        (["--db_host=db", '--db_extra_params={"tls": "mine"}'], "--db_extra_params: expected tls to be true"),
         (["--database=sqlite:///x", "--leader-election=false"], "--leader-election: expected true"),
     ],
 )

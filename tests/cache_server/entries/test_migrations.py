@@ -105,6 +105,7 @@ async def test_reading_a_database_without_the_schema_says_so(url, database):
         ("mysql://root:hunter2@db", "got no database"),
         ("postgresql://:hunter2@/cache", "got no username and no host"),
         ("postgresql://root:hunter2@db/cache?passfile=hunter2", "no parameters, got passfile"),
+        ("mysql://root:hunter2@db/cache?tls=hunter2", "expected tls=true or tls=skip-verify"),
         ("mysql://root:hunter2@db:port/cache", "got no URL"),
     ],
 )

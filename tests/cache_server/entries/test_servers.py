@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from structlog.testing import capture_logs
 
 from cache_server.entries import EntriesUnavailable, migrate, open_entries
+from cache_server.entries.creation import ensure_database
 from cache_server.entries.databases import create_engine, describe
 from cache_server.entries.migrations import check_schema
 from memopod.steps import Outputs
@@ -225,3 +226,42 @@ async def test_a_server_that_is_away_is_named(served):
     url = served.url.replace(str(served.server.port), "1")
     with pytest.raises(OSError, match=r"cannot open the database .*@127\.0\.0\.1:1/.*: "):
         await migrate(url)
+
+
+async def cipher(url):
+    engine = create_engine(url, busy_timeout=5)
+    try:
+        async with engine.connect() as connection:
+            [(_, value)] = (await connection.execute(text("SHOW STATUS LIKE 'Ssl_cipher'"))).all()
+            return value
+    finally:
+        await engine.dispose()
+
+
+async def test_a_connection_is_encrypted_where_the_url_asks_for_it(mysql_database, monkeypatch):
+    url, checked = mysql_database.url, f"{mysql_database.url}?tls=true"
+    assert await cipher(url) == ""
+    assert await cipher(f"{url}?tls=skip-verify") != ""
+    with pytest.raises(OSError, match="cannot open the database"):
+        await migrate(checked)
+    monkeypatch.setenv("SSL_CERT_FILE", str(mysql_database.server.folder / "state" / "tls" / "ca.crt"))
+    assert await cipher(checked) != ""
+    await ensure_database(checked)
+    await migrate(checked)
+    await check_schema(url)
+
+
+async def test_a_database_that_is_made_is_made_over_tls_too(mysql_database):
+    name = mysql_database.name
+    mysql_database.query(f"CREATE USER {name}@'%' IDENTIFIED BY 'hunter2' REQUIRE SSL")
+    mysql_database.query(f"GRANT ALL ON *.* TO {name}@'%'")
+    plain = f"mysql://{name}:hunter2@127.0.0.1:{mysql_database.server.port}/{name}made"
+    with pytest.raises(OSError, match="cannot be opened or made"):
+        await ensure_database(plain)
+    await ensure_database(f"{plain}?tls=skip-verify")
+    await migrate(f"{plain}?tls=skip-verify")
+
+
+async def test_where_a_server_offers_no_tls_no_plain_connection_is_made(postgresql_database):
+    with pytest.raises(OSError, match="cannot open the database"):
+        await migrate(f"{postgresql_database.url}?tls=skip-verify")
