@@ -21,7 +21,6 @@ from cache_server.finish import is_held, own_result
 from cache_server.jobs import Jobs
 from cache_server.outcomes import CountDecision, Outcomes
 from cache_server.progress import Progress
-from cache_server.sweeper import is_claimed
 from cache_server.telling import Teller, drain_in_turn
 from cache_server.waiters import WAITING, WAITS, begin, renew
 from cache_server.waiting import WORTH_WAITING, Execution, Leave, Stay, is_waiting
@@ -62,6 +61,8 @@ class Controller:
         """The versions of a Pod that were decided for."""
         self._over: set[str] = set()
         """UIDs of Pods that were let go: none of them is ever held again, whatever a late watch says."""
+        self._leaving: set[str] = set()
+        """UIDs of Pods whose gate may be lifted any moment: lifting it was asked for, and nobody answered."""
 
     def see(self, pod: Pod) -> None:
         """Take note of a Pod as it is now. Decides once for each version of it, one task a Pod."""
@@ -94,6 +95,7 @@ class Controller:
         """Forget what no Pod that is `present` (UIDs) needs. To be called now and then."""
         self._executions.prune(datetime.now(UTC), present)
         self._over &= present
+        self._leaving &= present
         WAITING.set(self._executions.waiting() if self._leads() else 0)
 
     def _forget_decision(self, pod: Pod) -> None:
@@ -119,6 +121,10 @@ class Controller:
     async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 (bounds a set of tasks)
         """Let decisions under way end; those that take longer are cancelled, and others go on."""
         await drain_in_turn(timeout, self._jobs, self._teller)
+
+    def ended_cleanly(self) -> bool:
+        """Whether it was drained and no write of its can still be under way: another may lead at once."""
+        return self._jobs.ended_cleanly() and not self._leaving
 
     def _see_again(self, uid: str) -> None:
         if uid in self._latest:
@@ -213,13 +219,16 @@ class Controller:
             await renew(self._client, pod)
 
     def _in_time(self, pod: Pod) -> bool:
-        """Whether a reuse or a wait may still begin: not late, and nobody is about to release the Pod."""
-        now = datetime.now(UTC)
-        pod = self._latest.get(pod["metadata"]["uid"], pod)
-        if is_claimed(pod, now):
+        """Whether a reuse or a wait may still begin: not late, and nobody is about to release the Pod.
+
+        However old a claim says that it is: the clock of who made it may be wrong.
+        """
+        uid = pod["metadata"]["uid"]
+        annotations = self._latest.get(uid, pod)["metadata"].get("annotations") or {}
+        if names.CLAIMED_BY in annotations or uid in self._leaving:
             return False
-        until = from_text((pod["metadata"].get("annotations") or {}).get(names.HOLD_UNTIL))
-        return until is not None and (until - now).total_seconds() > self._late_margin
+        until = from_text(annotations.get(names.HOLD_UNTIL))
+        return until is not None and (until - datetime.now(UTC)).total_seconds() > self._late_margin
 
     async def _run(self, pod: Pod, decision: Run) -> None:
         if not self._leads():
@@ -229,6 +238,9 @@ class Controller:
             await self._outcomes.run(pod, decision)
         except NotWritten:
             self._executions.not_released(pod["metadata"]["uid"])
+            raise
+        except ApiError:
+            self._leaving.add(pod["metadata"]["uid"])
             raise
         finally:
             self._consider_all(others)

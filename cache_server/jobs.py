@@ -21,6 +21,7 @@ class Jobs:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._in_slots: set[asyncio.Task[Any] | None] = set()
         self._draining = False
+        self._cut = False
 
     def __contains__(self, key: str) -> bool:
         return key in self._tasks
@@ -36,16 +37,22 @@ class Jobs:
         self._tasks[key] = task
         task.add_done_callback(lambda ended: self._ended(key, ended))
 
-    async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 (bounds a set of tasks)
-        """Let tasks end by themselves for so many seconds, then cancel the rest."""
+    def ended_cleanly(self) -> bool:
+        """Whether it was drained, and no task had to be cancelled."""
+        return self._draining and not self._tasks and not self._cut
+
+    async def drain(self, timeout: float) -> int:  # noqa: ASYNC109 (bounds a set of tasks)
+        """Let tasks end by themselves for so many seconds, then cancel the rest; returns how many."""
         self._draining = True
         tasks = list(self._tasks.values())
         if not tasks:
-            return
+            return 0
         _, late = await asyncio.wait(tasks, timeout=timeout)
         for task in late:
             task.cancel()
+        self._cut = self._cut or bool(late)
         await asyncio.gather(*late, return_exceptions=True)
+        return len(late)
 
     def leave_slot(self) -> None:
         """To be called by a task that mostly waits from now on: another one may begin."""

@@ -1,6 +1,7 @@
 """Who leads: one of several replicas, by a Lease, or the only one there is."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Protocol
 
 from memopod.kube import Client, LeaderElector, LeaseWatcher
@@ -12,8 +13,10 @@ class Elector(Protocol):
     def is_leader(self) -> bool:
         """Whether this process leads at this very moment."""
 
-    async def run(self) -> None:
-        """Take part until cancelled."""
+    async def run(self, *, hand_over: Callable[[], bool]) -> None:
+        """Take part until cancelled. What is held is then handed over at once if `hand_over()`, else it
+        runs out.
+        """
 
 
 class Heartbeat(Protocol):
@@ -37,7 +40,7 @@ class Alone:
         """See `Heartbeat.fresh`."""
         return True
 
-    async def run(self) -> None:
+    async def run(self, *, hand_over: Callable[[], bool] = lambda: True) -> None:  # noqa: ARG002 (of the Protocol)
         """Wait until cancelled."""
         await asyncio.Event().wait()
 

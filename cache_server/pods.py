@@ -82,11 +82,14 @@ class Pods:
         """Take part in the election, except while held Pods wait and nothing is done about them.
 
         Whatever the reason (a permission that is missing, a watch that hangs): another replica may do
-        better, and without a leader the webhook holds no more Pods.
+        better, and without a leader the webhook holds no more Pods. While a write of this leader may be under
+        way the Lease runs out, and nobody leads until that write is there or never will be.
         """
         await informer.synced.wait()
         while True:
-            electing = asyncio.create_task(elector.run(), name="election")
+            electing = asyncio.create_task(
+                elector.run(hand_over=self.controller.ended_cleanly), name="election"
+            )
             stuck = asyncio.create_task(self.stuck.wait(), name="stuck")
             try:
                 await asyncio.wait({electing, stuck}, return_when=asyncio.FIRST_COMPLETED)

@@ -10,7 +10,7 @@ from prometheus_client import Counter
 from cache_server.jobs import Jobs
 from memopod.kube import Client, emit
 
-_DROPPED = Counter("memopod_events_dropped_total", "Events that were left out, since too many were waiting.")
+_DROPPED = Counter("memopod_events_dropped_total", "Events left out: too many waited, or the process ended.")
 _AT_ONCE = 4
 """Few: nothing waits for an Event, and a Pod that waits for its status should not wait behind them."""
 _MOST = 1000
@@ -38,8 +38,8 @@ class Teller:
         self._jobs.start(key, f"tell:{pod['metadata']['name']}", work)
 
     async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 (bounds a set of tasks)
-        """Let Events under way be told; those that take longer are left out."""
-        await self._jobs.drain(timeout)
+        """Let Events under way be told; those that take longer are left out, and counted."""
+        _DROPPED.inc(await self._jobs.drain(timeout))
 
 
 async def drain_in_turn(timeout: float, *parts: Any) -> None:  # noqa: ASYNC109 (bounds a set of tasks)

@@ -21,8 +21,9 @@ _TRYING_SECONDS = 2.0
 _IN_FLIGHT_SECONDS = 2.0
 """After that much time what was sent is there, or never will be; a claim waits as long."""
 _PAUSE = 0.5
-_MAYBE_WRITTEN = (409, 429)
-"""Client errors after which the object may be there, or may be created in a moment."""
+_REFUSALS = frozenset({400, 401, 403, 404, 405, 406, 413, 415, 422})
+"""What says for certain that nothing was written, nor will be. Any other error is no answer: the object
+may be there (409) or created in a moment (429), or a proxy gave up waiting for that (408, 5xx)."""
 _TOO_LARGE = ("request is too large", "larger than max")
 """What etcd, and the API server's own client of it, say of an object that is too large; that is a 500."""
 
@@ -87,7 +88,7 @@ async def write_result(
 def _is_refusal(error: ApiError) -> bool:
     if error.status >= 500:
         return any(said in str(error) for said in _TOO_LARGE)
-    return error.status >= 400 and error.status not in _MAYBE_WRITTEN
+    return error.status in _REFUSALS
 
 
 async def _find(

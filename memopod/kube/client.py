@@ -466,13 +466,15 @@ def _decoder(shape: type | None) -> Decode:
 
 
 def _decoded(items: Sequence[msgspec.Raw], decode: Decode, request: str) -> Iterator[dict[str, Any]]:
-    """Objects one by one; one that is too deeply nested to be read is skipped."""
+    """Objects one by one; one that is too deeply nested to be read is skipped. Raises Unavailable."""
     for raw in items:
         try:
             item = decode(raw)
         except RecursionError:
             _tell_skipped(request)
             continue
+        except ValueError as error:
+            raise _cut(request, error) from error
         yield item
 
 

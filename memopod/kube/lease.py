@@ -78,8 +78,11 @@ class LeaderElector:
         """Whether this process leads at this very moment; ask again before each write."""
         return time.monotonic() < self._leader_until
 
-    async def run(self) -> None:
-        """Take part until cancelled, then hand the Lease over."""
+    async def run(self, *, hand_over: Callable[[], bool] = lambda: True) -> None:
+        """Take part until cancelled, then hand the Lease over at once if `hand_over()`, else let it run out.
+
+        Others may only lead at once where no write of this leader can still be under way.
+        """
         try:
             while True:
                 pause = await self._round()
@@ -87,7 +90,8 @@ class LeaderElector:
         finally:
             self._leader_until = 0.0
             self._tell()
-            await self._release()
+            if hand_over():
+                await self._release()
 
     async def _round(self) -> float:
         """Look, and take or renew if that is allowed; returns the seconds until the next round."""

@@ -4,6 +4,7 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from prometheus_client import REGISTRY
 
 from cache_server.finish import is_held, release
 from cache_server.telling import Teller
@@ -14,14 +15,19 @@ from tests.cache_server.marks import OUTPUTS, marks
 OTHER_IMAGE = [{"op": "replace", "path": "/spec/containers/1/image", "value": "other:1"}]
 
 
-def claim():
-    return {"metadata": {"annotations": {names.CLAIMED_BY: f"s/{datetime.now(UTC).isoformat()}"}}}
+def claim(ago=0):
+    at = datetime.now(UTC) - timedelta(seconds=ago)
+    return {"metadata": {"annotations": {names.CLAIMED_BY: f"s/{at.isoformat()}"}}}
 
 
 @pytest.mark.parametrize(
     ("change", "outcome"),
-    [(lambda: OTHER_IMAGE, ("run", "miss")), (claim, ("run", "too-late"))],
-    ids=["image", "claim"],
+    [
+        (lambda: OTHER_IMAGE, ("run", "miss")),
+        (claim, ("run", "too-late")),
+        (lambda: claim(ago=3600), ("run", "too-late")),
+    ],
+    ids=["image", "claim", "claim-by-a-clock-that-is-slow"],
 )
 async def test_what_a_late_watch_has_not_shown_yet_counts(cluster, parts, change, outcome):
     await parts.entry(OUTPUTS)
@@ -157,6 +163,19 @@ async def test_events_beyond_a_bound_are_dropped_and_those_within_it_are_told(cl
     free.set()
     await teller.drain(30.0)
     assert told == ["0", "1", "2", "3", "4"]
+
+
+async def test_events_that_the_end_of_the_process_leaves_out_are_counted(cluster, monkeypatch):
+    async def never(client, pod, **event):
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr("cache_server.telling.emit", never)
+    dropped = REGISTRY.get_sample_value("memopod_events_dropped_total")
+    teller = Teller(cluster.client)
+    for number in range(3):
+        teller.tell({"metadata": {"name": str(number), "uid": str(number)}}, "Reused", "said")
+    await teller.drain(0.01)
+    assert REGISTRY.get_sample_value("memopod_events_dropped_total") == dropped + 3
 
 
 def salted(pod):

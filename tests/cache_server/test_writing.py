@@ -154,6 +154,67 @@ async def test_a_server_that_fails_to_write_a_result_means_that_the_step_runs(cl
     assert cluster.client.writes.count("create workflowtaskresults") < 8, "not without a pause"
 
 
+@pytest.mark.parametrize("status", [0, 408, 409, 429, 499, 504])
+async def test_a_result_that_is_there_after_all_is_never_run_over(cluster, parts, status):
+    """What looks like a refusal may come from a proxy that gave up waiting for who creates it."""
+    await parts.entry(OUTPUTS)
+    pod = await cluster.held_pod()
+
+    async def late(write, call):
+        if write == "create workflowtaskresults":
+            cluster.client.fault = None
+            await call()
+            raise ApiError("no answer", status=status, reason="Late")
+        return await call()
+
+    cluster.client.fault = late
+    assert state(await parts.decide(pod)) == names.REUSED
+
+
+async def test_a_pod_whose_gate_may_be_lifted_any_moment_is_not_reused(cluster, parts):
+    pod = await cluster.held_pod()
+
+    async def lose(write, call):
+        if write == "patch pods":
+            raise Unavailable("no answer", reason="Timeout")
+        return await call()
+
+    cluster.client.fault = lose
+    parts.controller.see(pod)
+    async with asyncio.timeout(30):
+        while not parts.controller._leaving:  # noqa: ASYNC110 (no event to wait for)
+            await asyncio.sleep(0.01)
+    cluster.client.fault = None
+    mine, parts.controller = parts.controller, None
+    parts.again()
+    await parts.entry(OUTPUTS)
+    cluster.client.writes.clear()
+    mine.see(pod)
+    await mine.drain(30.0)
+    assert marks(await cluster.get(pod)) == ("run", "too-late")
+    assert cluster.client.writes == ["patch pods"]
+
+
+@pytest.mark.parametrize("cut", [False, True], ids=["ended", "cut"])
+async def test_another_may_lead_at_once_only_if_no_write_is_under_way(cluster, parts, cut):
+    pod = await cluster.held_pod()
+    sent, answered = asyncio.Event(), asyncio.Event()
+
+    async def slow(write, call):
+        sent.set()
+        await answered.wait()
+        return await call()
+
+    cluster.client.fault = slow
+    assert not parts.controller.ended_cleanly(), "it was not drained"
+    parts.controller.see(pod)
+    await asyncio.wait_for(sent.wait(), 30)
+    if not cut:
+        answered.set()
+    await parts.controller.drain(0.05 if cut else 30.0)
+    assert parts.controller.ended_cleanly() is not cut
+
+
 async def test_a_result_that_etcd_finds_too_large_is_not_tried_again(cluster, parts):
     await parts.entry(OUTPUTS)
     pod = await cluster.held_pod()

@@ -66,13 +66,14 @@ async def test_a_list_whose_next_page_is_gone_is_read_whole(client, monkeypatch)
     monkeypatch.setattr("memopod.kube.client._PAGE", 1)
     for name in "abc":
         await config_map(client, name)
-    call = client._call
+    read, asked = client._read, []
 
     async def busy(method, path, **rest):
-        answer = await call(method, path, **rest)
+        answer = await read(method, path, **rest)
+        asked.append(rest.get("query"))
         if (rest.get("query") or {}).get("limit") and "continue" not in rest["query"]:
             for number in range(6):
-                await call(
+                await read(
                     "PATCH",
                     CONFIG_MAPS.path(NS, "a"),
                     body={"data": {"n": str(number)}},
@@ -80,10 +81,21 @@ async def test_a_list_whose_next_page_is_gone_is_read_whole(client, monkeypatch)
                 )
         return answer
 
-    monkeypatch.setattr(client, "_call", busy)
+    monkeypatch.setattr(client, "_read", busy)
     listed = await client.list(CONFIG_MAPS)
     assert [item["metadata"]["name"] for item in listed["items"]] == list("abc")
     assert "continue" not in listed["metadata"]
+    assert "limit" not in asked[-1], "the second page was gone"
+
+
+@pytest.mark.parametrize("broken", [b'{"a": "\xff"}', b'{"a": 1e999}'], ids=["text", "number"])
+async def test_a_list_with_an_object_that_cannot_be_decoded_is_no_usable_answer(client, monkeypatch, broken):
+    async def read(method, path, **rest):
+        return b'{"metadata": {"resourceVersion": "1"}, "items": [' + broken + b"]}"
+
+    monkeypatch.setattr(client, "_read", read)
+    with pytest.raises(Unavailable):
+        await client.list(CONFIG_MAPS)
 
 
 async def test_an_answer_that_does_not_come_in_time_is_unavailable(wired, wire):

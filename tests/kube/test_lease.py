@@ -64,6 +64,19 @@ async def test_a_leader_that_ends_hands_over_at_once(client, start, elector, eve
     assert lease["spec"]["leaseTransitions"] == 1
 
 
+async def test_a_leader_whose_writes_may_be_under_way_lets_its_lease_run_out(
+    client, start, elector, eventually
+):
+    one, two = elector(client, "one", **PATIENT), elector(client, "two", **PATIENT)
+    first = start(one.run(hand_over=lambda: False))
+    await eventually(one.is_leader)
+    start(two.run())
+    await stop(first)
+    assert not one.is_leader()
+    assert await holder(client) == "one"
+    assert not two.is_leader()
+
+
 async def test_a_leader_that_is_cut_off_stops_before_another_starts(
     client, wired, wire, start, elector, eventually
 ):
