@@ -82,8 +82,8 @@ class Entries(Protocol):
     async def find(self, namespace: str, key: str) -> Entry | None:
         """The entry of a key in a namespace."""
 
-    async def holds(self, namespace: str, prefix: str) -> bool:
-        """Whether there is an entry whose key begins so."""
+    async def last_key(self, namespace: str) -> str | None:
+        """The key in a namespace that sorts last, letters after digits; None without any entry."""
 
     async def get(self, entry_id: str) -> Entry | None:
         """The entry with that id."""

@@ -73,6 +73,11 @@ async def find_imported(entries: Entries, namespace: str, fingerprint: str) -> E
     return await entries.find(namespace, imported_key(fingerprint))
 
 
+def _is_imported(last_key: str | None) -> bool:
+    # It sorts after every key of memopod's: those are hexadecimal.
+    return last_key is not None and last_key.startswith(ANY_FORM)
+
+
 class ImportedEntries:
     """The imported ones of `entries`. Of a namespace that had none, it is asked again after ten seconds."""
 
@@ -86,7 +91,7 @@ class ImportedEntries:
         if self._clock() < self._none_until.get(namespace, 0.0):
             return None
         found = await find_imported(self._entries, namespace, fingerprint)
-        if found is None and not await self._entries.holds(namespace, THIS_FORM):
+        if found is None and not _is_imported(await self._entries.last_key(namespace)):
             if len(self._none_until) >= _MOST_NAMESPACES:
                 self._none_until.clear()
             self._none_until[namespace] = self._clock() + _NONE_SECONDS

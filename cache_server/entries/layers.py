@@ -214,9 +214,9 @@ class LayeredEntries:
         finally:
             self._memory.drop(entry.namespace, entry.key)
 
-    async def holds(self, namespace: str, prefix: str) -> bool:
-        """See `Entries.holds`. Not from memory."""
-        return await self.sql.holds(namespace, prefix)
+    async def last_key(self, namespace: str) -> str | None:
+        """See `Entries.last_key`. Not from memory."""
+        return await self.sql.last_key(namespace)
 
     async def get(self, entry_id: str) -> Entry | None:
         """See `Entries.get`."""

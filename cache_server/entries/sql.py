@@ -18,6 +18,7 @@ from sqlalchemy import (
     case,
     delete,
     exists,
+    func,
     literal,
     or_,
     select,
@@ -75,11 +76,13 @@ class SqlEntries:
     async def keep(self, place: Place, reading: Reading) -> None:
         """See `Layer.keep`. Here is where readings come from."""
 
-    async def holds(self, namespace: str, prefix: str) -> bool:
-        """See `Entries.holds`."""
-        begins = entries.c.entry_key.startswith(prefix, autoescape=True)
-        statement = select(exists().where(entries.c.namespace == namespace, begins).label("there"))
-        return bool((await self.database.read("holds", statement, {})).there)
+    async def last_key(self, namespace: str) -> str | None:
+        """See `Entries.last_key`. One step in the index, however many entries there are."""
+        statement = select(func.max(entries.c.entry_key).label("last")).where(
+            entries.c.namespace == namespace
+        )
+        last: str | None = (await self.database.read("last_key", statement, {})).last
+        return last
 
     async def get(self, entry_id: str) -> Entry | None:
         """See `Entries.get`."""
