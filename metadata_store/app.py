@@ -21,6 +21,7 @@ from metadata_store.connection import (
     server_config,
     write_ahead,
 )
+from metadata_store.core import CannotOpenStore
 from metadata_store.health import GrpcHealth
 from metadata_store.login import reason
 from metadata_store.near import Near
@@ -39,9 +40,8 @@ _WORKERS = 4
 
 def main(argv: list[str] | None = None) -> int:
     """Run the metadata store until SIGTERM or SIGINT; returns the exit status."""
-    # Descriptor 2 is the core's (see `Near`); ours is another one, where a crash of the core is told, too.
-    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
-    faulthandler.enable(sys.stderr)
+    # Told on a descriptor of its own, since 2 leads nowhere while the core works here (see `Near`).
+    faulthandler.enable(os.dup(2))
     settings = parse(
         Settings,
         argv,
@@ -121,9 +121,10 @@ async def _pool(
     settings: Settings, config: metadata_store_pb2.MetadataStoreServerConfig, *, one_writer: bool, near: bool
 ) -> AsyncIterator[Pool]:
     opening = Opening(for_core(opened_again(config.connection_config)).SerializeToString(), b"")
+    nearby = _nearby(opening) if near else None
     pool = Pool(
         opening,
-        near=Near(opening) if near else None,
+        near=nearby,
         workers=settings.workers or _WORKERS,
         one_writer=one_writer,
         depth=settings.queue_depth,
@@ -137,6 +138,16 @@ async def _pool(
         yield pool
     finally:
         await pool.close()
+        if nearby is not None:
+            nearby.close()  # whoever closes the file last brings the write-ahead log home
+
+
+def _nearby(opening: Opening) -> Near | None:
+    try:
+        return Near(opening)
+    except CannotOpenStore as error:  # the workers try for longer, and say it if they cannot either
+        structlog.get_logger().warning("light reads are left to the workers", error=str(error))
+        return None
 
 
 @asynccontextmanager

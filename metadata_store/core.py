@@ -54,6 +54,10 @@ class Core:
             return Answer(0, b"", self._guard.response(rpc, answer.response))
         return Answer(answer.code, self._guard.error(answer.error), b"")
 
+    def close(self) -> None:
+        """Close the database's connection; the next `call` opens it again."""
+        self._store = None
+
     def once(self, rpc: str, request: bytes) -> Answer | None:
         """The answer to one read, if it needs neither a second try nor a connection; else None."""
         if self._store is None:

@@ -150,7 +150,6 @@ def _spawn(theirs: socket.socket) -> subprocess.Popen[bytes]:
         pass_fds=[theirs.fileno()],
         stdin=subprocess.DEVNULL,
         stdout=sys.stderr.fileno(),
-        stderr=sys.stderr.fileno(),
         env=_environment(),
     )
 
