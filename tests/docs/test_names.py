@@ -25,7 +25,9 @@ SETTINGS = {
     "metadata-store": ("MEMOPOD_METADATA_STORE", metadata_store.settings.Settings),
 }
 ENVOY = ("MEMOPOD_ENVOY", memopod.proxy.settings.Settings)
-OF_THE_TESTS = ("MEMOPOD_REQUIRE_SERVICES", "MEMOPOD_CHAOS", "MEMOPOD_ARTIFACTS")
+OF_THE_TESTS = (
+    "MEMOPOD_REQUIRE_SERVICES", "MEMOPOD_CHAOS", "MEMOPOD_ARTIFACTS", "MEMOPOD_OPENLINEAGE_SPEC",
+)  # fmt: skip
 OF_OTHER_PROGRAMS = {
     "--query-gpu", "--require-hashes", "--sandbox", "--all", "--as", "--set", "--single-transaction",
     "--hex-blob", "--exit-on-error", "--no-owner", "--scale", "--last-failed",

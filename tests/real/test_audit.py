@@ -33,7 +33,7 @@ async def test_a_step_that_puts_out_something_else_loses_its_entry(cluster, play
     assert len(kubelet.ran) == 2
     await until(lambda: events(cluster, "AuditDifference"), "an Event tells of it")
     [event] = await events(cluster, "AuditDifference")
-    assert "parameter Output: sha256:" in event["message"]
+    assert "parameter Output: hmac:" in event["message"]
     assert await server.metric("memopod_audits_total", result="different") == 1
     third = await argo.submit(Step())
     assert await third.end() == "Succeeded"
