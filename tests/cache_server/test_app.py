@@ -202,7 +202,8 @@ async def test_kubeflows_arguments_and_environment_are_enough(cluster, mariadb, 
         "KUBECONFIG": str(state / "kube" / "cache-server.kubeconfig"),
         "MEMOPOD_CACHE_HEALTH_PORT": "0",
     }  # fmt: skip
-    async with Process.start("cache_server", *arguments, **environ) as server:
+    # No command: as the entry point of the image gets them.
+    async with Process.start("memopod.cli", *arguments, **environ) as server:
         await register(cluster, server.ports["port"])
         await server.ready()
         first = await argo()
