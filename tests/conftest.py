@@ -231,6 +231,12 @@ def redis_server():
             yield server
 
 
+def pytest_collection_modifyitems(items):
+    """Files whose tests wait for whole clusters begin first: begun last, one of them would end alone."""
+    long = ("deploy", "end_to_end", "compose", "real", "chaos")
+    items.sort(key=lambda item: item.path.parent.name not in long)
+
+
 def pytest_terminal_summary(terminalreporter):
     advice = {
         HINT: "`make services` installs what they need (Debian, as root)",
