@@ -19,6 +19,9 @@ _CONFLICT = re.compile(
     rb"|ERROR:  deadlock detected"  # 40P01
     rb"|ERROR:  could not serialize access"  # 40001
     rb"|canceling statement due to lock timeout"  # 55P03
+    # Two calls gave one node a property that it had not: the core looks first, then inserts.
+    rb'|violates unique constraint "\w+property_pkey"'  # 23505
+    rb"|Duplicate entry '[^']*' for key '(?:\w+Property\.)?PRIMARY'"  # 1062
 )
 _LOST = re.compile(
     rb"Lost connection to (?:MySQL )?server|(?:MySQL s|S)erver has gone away|Connection was killed"

@@ -200,7 +200,14 @@ async def test_a_step_that_nobody_foresaw_is_told_of_without_its_values(
     await workflow.run("use")
     await eventually(lambda: states() == {workflow.execution("use"): COMPLETE})
     await eventually(lambda: quarantined(writer) == 1)
-    (event,) = (await cluster.client.list(EVENTS, namespace=cluster.namespace))["items"]
+
+    async def events():
+        return (await cluster.client.list(EVENTS, namespace=cluster.namespace))["items"]
+
+    async with asyncio.timeout(20):
+        while not (found := await events()):  # noqa: ASYNC110 (only asking tells)
+            await asyncio.sleep(0.05)
+    (event,) = found
     assert "AttributeError: not foreseen" in event["message"]
     assert "reader.py" in writer.log.read_text()
     for told in (event["message"], writer.ask("/status")[1], writer.log.read_text()):
