@@ -29,4 +29,4 @@ SOURCE = "PostgreSQL metadata source error: ERROR:  "
     ],
 )
 def test_only_the_text_tells_the_failures_of_a_database_apart(text, meaning):
-    assert failure(Answer(code=INTERNAL, error=text.encode())) is meaning
+    assert failure(Answer(INTERNAL, text.encode(), b"")) is meaning
