@@ -4,13 +4,15 @@ import asyncio
 import dataclasses
 import json
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from memopod.cli.cluster_options import KubeconfigOption
+from memopod.cli.ending import fail
 from memopod.cli.install_checks import FAILED, OK, SKIPPED, UNKNOWN, Check, examine
 from memopod.kube import ApiError, Client, ConfigurationError
 
@@ -43,12 +45,7 @@ def check(
             "Default: the namespace that memopod serves, else `default`.",
         ),
     ] = None,
-    kubeconfig: Annotated[
-        Path | None,
-        typer.Option(
-            "--kubeconfig", metavar="FILE", help="The cluster. Default: $KUBECONFIG, ~/.kube/config."
-        ),
-    ] = None,
+    kubeconfig: KubeconfigOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
 ) -> None:  # fmt: skip
     """Ask a cluster whether memopod can work in it. Nothing is changed. Takes a few seconds.
@@ -59,9 +56,9 @@ def check(
     try:
         checks = asyncio.run(_examine(kubeconfig, namespace, pipelines))
     except ConfigurationError as error:
-        _fail(f"{error}; give --kubeconfig FILE")
+        fail(f"{error}; give --kubeconfig FILE", status=2)
     except ApiError as error:
-        _fail(f"the API server does not answer as it should: {error}")
+        fail(f"the API server does not answer as it should: {error}", status=2)
     failed = [found for found in checks if found.status == FAILED]
     if as_json:
         body = {"ok": not failed, "checks": [dataclasses.asdict(found) for found in checks]}
@@ -94,8 +91,3 @@ def _show(checks: list[Check], failed: list[Check]) -> None:
         console.print(f"{len(failed)} of {len(checks)} checks failed", highlight=False)
     else:
         console.print("nothing failed; next: run a workflow twice, then memopod cache stats", highlight=False)
-
-
-def _fail(message: str) -> NoReturn:
-    typer.echo(f"error: {message}", err=True)
-    raise typer.Exit(2)

@@ -9,13 +9,14 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import grpc
 import typer
 from rich.console import Console, RenderableType
 
 from memopod import lineage
+from memopod.cli.ending import fail
 from memopod.lineage import render
 from memopod.mlmd import StoreClient, StoreError, StoreUnavailable
 from memopod.sandbox.errors import SandboxError
@@ -205,7 +206,7 @@ def find_target(address: str | None, state: Path | None) -> Target:
         try:
             return Target(_of_sandbox(state), f" --state {shlex.quote(str(state))}")
         except SandboxError as error:
-            _fail(str(error))
+            fail(str(error))
     if from_environment := os.environ.get(VARIABLE):
         return Target(_checked(from_environment, VARIABLE), tried=f"from {VARIABLE}")
     try:
@@ -230,7 +231,7 @@ def _of_sandbox(state: Path) -> str:
     try:
         address = str(read_description(state)["envoy"]["address"])
     except (ValueError, KeyError, TypeError):
-        _fail(f"the sandbox in {state} describes no Envoy; start it again, or give --address HOST:PORT")
+        fail(f"the sandbox in {state} describes no Envoy; start it again, or give --address HOST:PORT")
     return _checked(address, str(state))
 
 
@@ -242,19 +243,19 @@ def _ask(target: Target, question: Callable[[StoreClient], Awaitable[T]]) -> T:
     try:
         return asyncio.run(ask())
     except lineage.LineageError as error:
-        _fail(str(error))
+        fail(str(error))
     except StoreUnavailable as error:
         if error.code is grpc.StatusCode.DEADLINE_EXCEEDED:
-            _fail(f"the metadata store at {target.address} did not answer within {_TIMEOUT:.0f} s; try again")
+            fail(f"the metadata store at {target.address} did not answer within {_TIMEOUT:.0f} s; try again")
         chosen = f" ({target.tried})" if target.tried else ""
-        _fail(
+        fail(
             f"no metadata store answers at {target.address}{chosen}; start `memopod sandbox up`, "
             "or give --address HOST:PORT"
         )
     except StoreError as error:
         if error.code is grpc.StatusCode.UNIMPLEMENTED:
-            _fail(f"what answers at {target.address} is no metadata store; give --address HOST:PORT of one")
-        _fail(f"the store at {target.address} refused: {error}")
+            fail(f"what answers at {target.address} is no metadata store; give --address HOST:PORT of one")
+        fail(f"the store at {target.address} refused: {error}")
 
 
 def _question(report: lineage.RunReport) -> str:
@@ -294,8 +295,3 @@ def _print(answer: RenderableType) -> None:
 def _next(command: str, target: Target) -> None:
     """One line that says what could follow; apart from the answer, so that a pipe does not get it."""
     typer.echo(f"next: {command}{target.flags}", err=True)
-
-
-def _fail(message: str) -> NoReturn:
-    typer.echo(f"error: {message}", err=True)
-    raise typer.Exit(1)

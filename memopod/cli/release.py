@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -19,6 +19,8 @@ from rich.text import Text
 from cache_server.finish import is_held
 from cache_server.janitor import JANITOR_GRACE
 from cache_server.sweeper import FINISHED, RELEASED, TAKEN, is_overdue, let_go
+from memopod.cli.cluster_options import KubeconfigOption
+from memopod.cli.ending import fail
 from memopod.kube import PODS, ApiError, Client, ConfigurationError, NotFound
 
 _CLAIM_WAIT = 2.0
@@ -40,12 +42,7 @@ def release(
         bool,
         typer.Option("--orphaned", help="Only Pods that are held beyond their time: what the janitor does."),
     ] = False,
-    kubeconfig: Annotated[
-        Path | None,
-        typer.Option(
-            "--kubeconfig", metavar="FILE", help="The cluster. Default: $KUBECONFIG, ~/.kube/config."
-        ),
-    ] = None,
+    kubeconfig: KubeconfigOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON: what was done with each Pod.")] = False,
 ) -> None:
     """Finish the held Pods that must be finished, and lift memopod's gate from all others.
@@ -57,9 +54,9 @@ def release(
     try:
         done = asyncio.run(_release(kubeconfig, namespace, orphaned=orphaned, quiet=as_json))
     except ConfigurationError as error:
-        _fail(f"{error}; give --kubeconfig FILE")
+        fail(f"{error}; give --kubeconfig FILE")
     except ApiError as error:
-        _fail(f"the API server does not answer as it should: {error}")
+        fail(f"the API server does not answer as it should: {error}")
     if as_json:
         keys = ("namespace", "pod", "action")
         typer.echo(json.dumps([dict(zip(keys, line, strict=True)) for line in done], indent=2))
@@ -134,8 +131,3 @@ def _show(done: list[tuple[str, str, str]]) -> None:
         typer.echo(f"and {len(done) - _SHOWN} more")
     typer.echo(", ".join(f"{count} {action}" for action, count in sorted(counts.items())))
     typer.echo("next: kubectl get pods --all-namespaces -l memopod.io/step=held", err=True)
-
-
-def _fail(message: str) -> NoReturn:
-    typer.echo(f"error: {message}", err=True)
-    raise typer.Exit(1)

@@ -5,11 +5,12 @@ import json
 import os
 import signal
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
+from memopod.cli.ending import fail
 from memopod.cli.progress import Progress, summary
 from memopod.kube import ApiError, Client, ConfigurationError
 from memopod.sandbox.errors import SandboxError
@@ -66,9 +67,9 @@ def run(
             _until_signal(sandbox, plan, parameters, console, cached=not no_cache, timeout=timeout)
         )
     except (PipelineError, SandboxError, ConfigurationError) as error:
-        _fail(str(error))
+        fail(str(error))
     except ApiError as error:
-        _fail(f"the sandbox's API server does not answer as it should: {error}")
+        fail(f"the sandbox's API server does not answer as it should: {error}")
     show_result(console, sandbox, result)
     if as_json:
         typer.echo(json.dumps(result.to_json(), ensure_ascii=False))
@@ -137,8 +138,3 @@ def show_result(console: Console, sandbox: Path, result: RunResult) -> None:
                 typer.echo(f"  {line}", err=True)
     if result.stopped:
         typer.echo(f"the run was ended: {result.message}", err=True)
-
-
-def _fail(message: str) -> NoReturn:
-    typer.echo(f"error: {message}", err=True)
-    raise typer.Exit(1)

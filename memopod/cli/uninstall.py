@@ -4,13 +4,15 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from cache_server.finish import is_held
+from memopod.cli.cluster_options import KubeconfigOption
+from memopod.cli.ending import fail
 from memopod.cli.installed import CLAIMS, IN_ORDER, PART_OF, webhooks_of
 from memopod.cli.release import let_go_all
 from memopod.kube import (
@@ -43,12 +45,7 @@ def uninstall(
     data: Annotated[
         bool, typer.Option("--data", help="Volumes and certificates go too, and the namespace memopod.")
     ] = False,
-    kubeconfig: Annotated[
-        Path | None,
-        typer.Option(
-            "--kubeconfig", metavar="FILE", help="The cluster. Default: $KUBECONFIG, ~/.kube/config."
-        ),
-    ] = None,
+    kubeconfig: KubeconfigOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON: what went, or would go.")] = False,
 ) -> None:
     """Take memopod off the cluster: the webhook first, then held Pods are let go, then the rest.
@@ -63,9 +60,9 @@ def uninstall(
     try:
         done, stuck = asyncio.run(_uninstall(kubeconfig, namespace, yes=yes, data=data, console=console))
     except ConfigurationError as error:
-        _fail(f"{error}; give --kubeconfig FILE")
+        fail(f"{error}; give --kubeconfig FILE")
     except ApiError as error:
-        _fail(f"{error}; run it again to go on")
+        fail(f"{error}; run it again to go on")
     if as_json:
         typer.echo(json.dumps({"removed": yes, "objects": done, "held": stuck}, indent=2))
     else:
@@ -179,8 +176,3 @@ def _show(done: list[dict[str, str]], stuck: list[str], *, removed: bool) -> Non
         typer.echo("next: memopod cache release, then memopod uninstall --yes again", err=True)
         return
     console.print("no Pod is held; databases, volumes and Secrets of yours are as they were", highlight=False)
-
-
-def _fail(message: str) -> NoReturn:
-    typer.echo(f"error: {message}", err=True)
-    raise typer.Exit(1)

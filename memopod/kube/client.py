@@ -13,7 +13,7 @@ import socket
 import sys
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypedDict, Unpack
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -36,6 +36,15 @@ _DEEPEST = 11_000
 """Levels: the API server takes JSON that is nested 10,000 deep, ten times what Python decodes."""
 
 _decode = msgspec.json.Decoder().decode
+
+
+class _Request(TypedDict, total=False):
+    """What goes with a request, beside its method and path."""
+
+    query: Mapping[str, str] | None
+    body: Any
+    content_type: str
+    timeout: float | None
 
 
 class _Page(msgspec.Struct):
@@ -117,16 +126,7 @@ class Client:
 
     async def read(self, path: str, *, timeout: float | None = None) -> bytes:
         """What the API server answers at a path of its own: `/version`, or a Service behind `/proxy/`."""
-        seconds = self._timeout if timeout is None else timeout
-        try:
-            async with asyncio.timeout(seconds):
-                response = await self._send("GET", path)
-                async with response:
-                    return await response.read()
-        except TimeoutError as error:
-            raise Unavailable(f"GET {path}: no answer in {seconds:g} s", reason="Timeout") from error
-        except (aiohttp.ClientError, OSError) as error:
-            raise _cut(f"GET {path}", error) from error
+        return await self._read("GET", path, timeout=timeout)
 
     async def list(
         self,
@@ -312,19 +312,8 @@ class Client:
         except (aiohttp.ClientError, OSError, ValueError, RecursionError) as error:
             raise _cut(request, error) from error
 
-    async def _call(
-        self,
-        method: str,
-        path: str,
-        *,
-        query: Mapping[str, str] | None = None,
-        body: Any = None,
-        content_type: str = "application/json",
-        timeout: float | None = None,
-    ) -> dict[str, Any]:
-        answer = await self._read(
-            method, path, query=query, body=body, content_type=content_type, timeout=timeout
-        )
+    async def _call(self, method: str, path: str, **request: Unpack[_Request]) -> dict[str, Any]:
+        answer = await self._read(method, path, **request)
         try:
             decoded: dict[str, Any] = _decode(answer)
         except (ValueError, RecursionError) as error:

@@ -67,6 +67,16 @@ class CountingClient(Client):
         return await self._write(kind, resource, lambda: super(CountingClient, self).patch(
             resource, name, patch, **arguments))  # fmt: skip
 
+    def refuse(self, refused, error):
+        """From now on this write (`create pods`) raises `error`, and is not made."""
+
+        async def fault(write, call):
+            if write == refused:
+                raise error
+            return await call()
+
+        self.fault = fault
+
     async def _write(self, verb, resource, call):
         if resource.plural == "events":
             return await call()

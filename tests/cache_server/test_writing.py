@@ -128,12 +128,7 @@ async def test_a_result_that_the_server_refuses_means_that_the_step_runs(cluster
     await parts.entry(OUTPUTS)
     pod = await cluster.held_pod()
 
-    async def refuse(write, call):
-        if write == "create workflowtaskresults":
-            raise ApiError("refused", status=status, reason="Refused")
-        return await call()
-
-    cluster.client.fault = refuse
+    cluster.client.refuse("create workflowtaskresults", ApiError("refused", status=status, reason="Refused"))
     assert marks(await parts.decide(pod)) == ("run", "result-refused")
 
 
@@ -143,12 +138,8 @@ async def test_a_server_that_fails_to_write_a_result_means_that_the_step_runs(cl
     pod = await cluster.held_pod(now=datetime.now(UTC) - timedelta(seconds=late))
     cluster.client.writes.clear()
 
-    async def fail(write, call):
-        if write == "create workflowtaskresults":
-            raise Unavailable("internal error", status=500, reason="InternalError")
-        return await call()
-
-    cluster.client.fault = fail
+    error = Unavailable("internal error", status=500, reason="InternalError")
+    cluster.client.refuse("create workflowtaskresults", error)
     released = await parts.decide(pod)
     assert marks(released) == ("run", "result-refused")
     assert cluster.client.writes.count("create workflowtaskresults") < 8, "not without a pause"
@@ -220,12 +211,8 @@ async def test_a_result_that_etcd_finds_too_large_is_not_tried_again(cluster, pa
     pod = await cluster.held_pod()
     cluster.client.writes.clear()
 
-    async def fail(write, call):
-        if write == "create workflowtaskresults":
-            raise Unavailable("500: etcdserver: request is too large", status=500, reason="InternalError")
-        return await call()
-
-    cluster.client.fault = fail
+    error = Unavailable("500: etcdserver: request is too large", status=500, reason="InternalError")
+    cluster.client.refuse("create workflowtaskresults", error)
     assert marks(await parts.decide(pod)) == ("run", "result-refused")
     assert cluster.client.writes.count("create workflowtaskresults") == 1
 

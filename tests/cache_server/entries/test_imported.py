@@ -38,13 +38,17 @@ async def test_a_namespace_without_imported_entries_is_asked_again_after_ten_sec
     assert await imported.find("pipelines", FINGERPRINT) == entry
 
 
-async def test_in_a_namespace_with_an_imported_entry_each_step_is_looked_for(entries, make_entry):
-    imported = ImportedEntries(entries, clock=lambda: 100.0)
-    await entries.put(make_entry(key=imported_key("0" * 64), pod_uid="other"))
+async def found_as_soon_as_it_is_there(imported, entries, make_entry):
     assert await imported.find("pipelines", FINGERPRINT) is None
     entry = make_entry(key=imported_key(FINGERPRINT), key_version=KEY_VERSION_IMPORTED)
     await entries.put(entry)
     assert await imported.find("pipelines", FINGERPRINT) == entry
+
+
+async def test_in_a_namespace_with_an_imported_entry_each_step_is_looked_for(entries, make_entry):
+    imported = ImportedEntries(entries, clock=lambda: 100.0)
+    await entries.put(make_entry(key=imported_key("0" * 64), pod_uid="other"))
+    await found_as_soon_as_it_is_there(imported, entries, make_entry)
 
 
 async def test_whether_a_namespace_has_imported_entries_is_told_among_those_of_memopods_own(
@@ -54,10 +58,7 @@ async def test_whether_a_namespace_has_imported_entries_is_told_among_those_of_m
     for key in ("0" * 64, "f" * 64, "a9" * 32):
         await entries.put(make_entry(key=key, id=key[:32], pod_uid=key))
     await entries.put(make_entry(key=imported_key("0" * 64), pod_uid="other"))
-    assert await imported.find("pipelines", FINGERPRINT) is None
-    entry = make_entry(key=imported_key(FINGERPRINT), key_version=KEY_VERSION_IMPORTED)
-    await entries.put(entry)
-    assert await imported.find("pipelines", FINGERPRINT) == entry
+    await found_as_soon_as_it_is_there(imported, entries, make_entry)
 
 
 async def test_that_nothing_was_imported_is_told_without_reading_the_other_entries(
