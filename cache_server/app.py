@@ -27,7 +27,7 @@ from cache_server.namespace_stores import for_namespaces
 from cache_server.own_certificates import OwnCertificates
 from cache_server.pods import SELECTOR, Pods
 from cache_server.recorder import Recorder
-from cache_server.serving import listen, make_decider, make_judge
+from cache_server.serving import connect, listen, make_decider, make_judge
 from cache_server.settings import OWN, PLACEHOLDER, Settings
 from cache_server.store_probe import ask_regularly
 from cache_server.sweeper import Sweeper
@@ -139,6 +139,7 @@ async def _serve(
             ),
         ]
         leading = group.create_task(pods.lead(informer, elector), name="leader")
+        await connect(settings, database)
         runner, port = await listen(settings, judge, certificates.context, settings.listen_port)
         workers = Workers(settings, rules, port)
         watching.append(group.create_task(workers.run(controller_alive, can_complete), name="workers"))

@@ -166,12 +166,14 @@ class Controller:
         deciding = asyncio.create_task(self._decider.decide(pod), name=f"choose:{step.pod_name}")
         try:
             result = await own_result(self._client, step)
-            if result is not None:
-                await self._forward(pod, result)
-                return
-            decision = await deciding
+            if result is None:
+                decision = await deciding
         finally:
             deciding.cancel()
+            await asyncio.wait([deciding])
+        if result is not None:
+            await self._forward(pod, result)
+            return
         if isinstance(decision, Reuse):
             if not self._in_time(pod):
                 decision = Run(reason="too-late")

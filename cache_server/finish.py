@@ -78,7 +78,7 @@ async def go_forward(
 
     Tries for a minute, whatever stands in the way, and raises the last ApiError then. Whoever looks at
     the Pod next goes on from here: this leader, the next one, a sweeper or the janitor. `slots` bounds the
-    writes of many; a Pod that cannot be finished holds none while it pauses.
+    calls of many; a Pod that cannot be finished holds none while it pauses.
     """
     pause = _FIRST_PAUSE
     deadline = asyncio.get_running_loop().time() + _PATIENCE_SECONDS
@@ -97,7 +97,8 @@ async def go_forward(
             _log.info("finishing a Pod again", pod=pod["metadata"]["name"], cause=error.reason)
         await asyncio.sleep(pause * (1 + random.random()))  # noqa: S311 (jitter)
         pause = min(pause * 2, _LONGEST_PAUSE)
-        current = await _read(client, pod)
+        async with slots or nullcontext():
+            current = await _read(client, pod)
         if current is None:
             return False
         pod = current or pod

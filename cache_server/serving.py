@@ -4,6 +4,7 @@ import gc
 import ssl
 from collections.abc import Callable
 
+import structlog
 from aiohttp import web
 
 from cache_server import configuration
@@ -11,7 +12,8 @@ from cache_server.admission import Policy
 from cache_server.artifacts import Artifacts
 from cache_server.certificates import require_clients
 from cache_server.decision import Decider, DecisionRules
-from cache_server.entries import Entries
+from cache_server.entries import Entries, EntriesUnavailable
+from cache_server.entries.calls import Database
 from cache_server.identity import Identifier
 from cache_server.namespaces import Namespaces
 from cache_server.placeholder import placeholders
@@ -19,6 +21,7 @@ from cache_server.settings import PLACEHOLDER, Settings
 from cache_server.webhook import Judge, build_webhook, holding
 from memopod.kube import Client
 
+_log = structlog.get_logger()
 _DRAIN_SECONDS = 10.0
 """For requests under way when the server stops: the API server waits for less."""
 _YOUNG_OBJECTS = 20_000
@@ -46,6 +49,16 @@ def make_judge(
         return holding(policy, alive)
     assert decider is not None, "placeholder mode decides at admission"
     return placeholders(policy, decider, can_complete, configuration.placeholder_rules(settings), count=count)
+
+
+async def connect(settings: Settings, database: Database) -> None:
+    """Placeholder mode looks entries up at admission: the first steps are not to wait for connections."""
+    if settings.strategy != PLACEHOLDER:
+        return
+    try:
+        await database.connect()
+    except EntriesUnavailable as error:
+        _log.warning("steps run as they are while the database does not answer", cause=str(error))
 
 
 async def listen(

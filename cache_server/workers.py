@@ -27,7 +27,7 @@ from cache_server.entries import open_layered
 from cache_server.entries.counts import Counts
 from cache_server.namespace_stores import for_namespaces
 from cache_server.own_certificates import OwnCertificates
-from cache_server.serving import listen, make_decider, make_judge
+from cache_server.serving import connect, listen, make_decider, make_judge
 from cache_server.settings import OWN, PLACEHOLDER, Settings
 from memopod.kube import Client
 from memopod.service import configure_logs, run
@@ -150,6 +150,7 @@ async def _serve(
             artifacts = for_namespaces(Artifacts.from_settings(settings.object_store), client)
             _, decider = make_decider(settings, rules, artifacts, client, entries)
             counts = Counts(entries.sql.database)
+            await connect(settings, entries.sql.database)
             keeping.append(group.create_task(counts.write_regularly(), name="counts"))
         if settings.certificates == OWN:
             certificates = OwnCertificates(client, configuration.certificate_place(settings), Lifetimes())

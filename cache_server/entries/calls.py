@@ -3,12 +3,14 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from contextlib import AsyncExitStack
 from typing import Any, TypeVar
 
 import structlog
 from sqlalchemy import Executable, Row
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.pool import QueuePool
 
 from cache_server.entries.databases import cause_of, is_transient
 from cache_server.entries.entry import EntriesUnavailable
@@ -76,6 +78,22 @@ class Database:
     async def read(self, name: str, statement: Executable, values: Mapping[str, Any]) -> Row[Any]:
         """The only row that a statement finds, which stands alone. Raises EntriesUnavailable."""
         return await self._within(name, self._read(statement, values))
+
+    async def connect(self) -> None:
+        """Open the connections that `read` uses, so that nobody who asks waits for one to be opened.
+
+        Raises EntriesUnavailable; they are opened when they are needed then.
+        """
+        await self._within("connect", self._connect())
+
+    async def _connect(self) -> None:
+        pool = self._reader.pool
+        assert isinstance(pool, QueuePool), "as `create_reader` makes it"
+        async with AsyncExitStack() as held:
+            opening = (held.enter_async_context(self._reader.connect()) for _ in range(pool.size()))
+            for opened in await asyncio.gather(*opening, return_exceptions=True):
+                if isinstance(opened, BaseException):
+                    raise opened
 
     async def _read(self, statement: Executable, values: Mapping[str, Any]) -> Row[Any]:
         try:

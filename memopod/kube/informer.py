@@ -179,6 +179,8 @@ class Informer:
             self._all()[key] = item
         elif (kept := self._keep(item)) is not None:
             self._all()[key] = b"".join((*self._identity(item), kept))
+        else:
+            self._all().pop(key, None)
 
     def _all(self) -> dict[Any, Any]:
         """What is known, by key: objects, or traces of them."""

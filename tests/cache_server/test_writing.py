@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from cache_server.finish import is_held
+from cache_server.finish import go_forward, is_held
 from cache_server.sweeper import Sweeper
 from memopod.kube import (
     PODS,
@@ -282,3 +282,60 @@ async def test_a_refused_status_is_tried_again_and_never_released(cluster, parts
     finished = await parts.decide(pod)
     assert state(finished) == names.REUSED
     assert "patch pods" not in cluster.client.writes[-4:]
+
+
+async def test_pods_that_are_finished_again_ask_the_server_no_more_at_once_than_they_write(
+    cluster, parts, monkeypatch
+):
+    entry = await parts.entry(OUTPUTS)
+    pods = [await cluster.held_pod(node=str(n)) for n in range(6)]
+    get, asking, most = cluster.client.get, [], []
+    refused = set()
+
+    async def refuse_once(write, call):
+        if write == "patch status pods" and len(refused) < len(pods):
+            refused.add(len(refused))
+            raise Conflict("the object has been modified", status=409, reason="Conflict")
+        return await call()
+
+    async def count(resource, *arguments, **options):
+        asking.append(resource)
+        most.append(len(asking))
+        try:
+            await asyncio.sleep(0.3)  # a slow server
+            return await get(resource, *arguments, **options)
+        finally:
+            asking.pop()
+
+    cluster.client.fault = refuse_once
+    monkeypatch.setattr(cluster.client, "get", count)
+    result = {"metadata": {"labels": {names.ENTRY: entry.id}}, "outputs": OUTPUTS}
+    slots = asyncio.Semaphore(2)
+    finishing = (go_forward(cluster.client, pod, result, slots=slots) for pod in pods)
+    async with asyncio.timeout(30):
+        assert all(await asyncio.gather(*finishing))
+    assert len(most) == len(pods)
+    assert max(most) <= 2
+
+
+async def test_a_decision_that_is_of_no_use_has_ended_when_its_pod_is_done_with(cluster, parts, monkeypatch):
+    pod = await cluster.held_pod()
+    began, ended = asyncio.Event(), asyncio.Event()
+
+    async def decide(_pod):
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0.05)
+            ended.set()
+
+    async def unanswered(*_arguments, **_options):
+        await began.wait()
+        raise Unavailable("no answer", reason="Timeout")
+
+    monkeypatch.setattr(parts.decider, "decide", decide)
+    monkeypatch.setattr(cluster.client, "get", unanswered)
+    parts.controller.see(pod)
+    await parts.controller.drain(30.0)
+    assert ended.is_set()

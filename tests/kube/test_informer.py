@@ -232,6 +232,19 @@ async def test_of_what_was_lost_unseen_comes_what_was_kept(client, seen):
     assert sorted(lost) == [b"a", b"b", b"b"]
 
 
+async def test_of_what_is_not_to_be_kept_any_more_nothing_stays(client, start, seen, eventually):
+    await make(client, "a")
+    kept = iter([b"what there is to keep"])
+    informer = Informer(client, CONFIG_MAPS, namespace=NS, on_event=seen, keep=lambda _: next(kept, None))
+    start(informer.run())
+    await informer.synced.wait()
+    assert informer._all()
+    await touch(client, "a")
+    await eventually(lambda: len(seen.events) == 2)
+    assert not informer._all()
+    assert seen.take() == [("ADDED", "a"), ("MODIFIED", "a")]
+
+
 async def test_of_what_is_not_to_be_kept_every_sight_is_news(client, start, seen, eventually):
     await make(client, "a")
     informer = Informer(client, CONFIG_MAPS, namespace=NS, on_event=seen, keep=lambda _: None)

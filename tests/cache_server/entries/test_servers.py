@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import uvloop
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.exc import DBAPIError
 from structlog.testing import capture_logs
 
@@ -22,7 +22,7 @@ EMOJI = "done 🎉 ✓ \U0001f9ea"
 
 HOLDER = """
 import asyncio, sys
-from sqlalchemy import text
+from sqlalchemy import event, text
 from cache_server.entries.databases import create_engine
 from cache_server.entries.migrations import _lock_mysql, _lock_postgresql
 
@@ -51,6 +51,26 @@ async def test_outputs_with_emoji_are_stored_and_found(entries, make_entry):
     await entries.put(entry)
     assert await entries.get(entry.id) == entry
     assert await entries.list(template=EMOJI) == [entry]
+
+
+async def test_connections_that_were_opened_before_serve_the_first_look_ups(served):
+    async with open_entries(served.url, call_timeout=30) as entries:
+        opened = []
+        event.listen(entries.database._reader.sync_engine, "connect", lambda *_: opened.append(1))
+        await entries.database.connect()
+        assert len(opened) == 8
+        await asyncio.gather(*(entries.find("pipelines", str(n)) for n in range(100)))
+        assert len(opened) == 8
+
+
+async def test_connections_that_cannot_be_opened_are_told_as_any_other_failure(served):
+    async with open_entries(served.url) as entries:
+        served.server.hang(True)
+        try:
+            with pytest.raises(EntriesUnavailable):
+                await entries.database.connect()
+        finally:
+            served.server.hang(False)
 
 
 async def test_outputs_of_a_megabyte_are_stored_and_found(entries, make_entry):
