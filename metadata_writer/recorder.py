@@ -8,29 +8,19 @@ again. Many steps share the questions; one that the store refuses spoils it for 
 import asyncio
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
 
 import grpc
 from ml_metadata.proto import metadata_store_pb2 as mlmd
 from ml_metadata.proto import metadata_store_service_pb2 as service
 
-from memopod.mlmd import NotFound, StoreClient, StoreError, StoreUnavailable
+from memopod.mlmd import StoreClient, StoreError, StoreUnavailable
 from metadata_writer import metrics
-from metadata_writer.graph import (
-    Ids,
-    Known,
-    Plan,
-    awaits_source,
-    changes,
-    event_names,
-    join,
-    maker_of,
-    plan,
-    presumed_source,
-    put_ids,
-)
+from metadata_writer.graph import Ids, Plan, changes, join, plan, put_ids
+from metadata_writer.lookup import Lookup, Lore, places
+from metadata_writer.provenance import awaits_source
 from metadata_writer.records import Run, State, StepRecord
 from metadata_writer.run_registry import RunRegistry
 from metadata_writer.type_registry import TypeRegistry
@@ -84,40 +74,6 @@ class Outcome:
 Result = Outcome | StoreError
 
 
-@dataclass(slots=True)
-class _Lore:
-    """What the store said about many steps at once, by external id, execution id and URI."""
-
-    executions: Mapping[str, Any] = field(default_factory=dict)
-    events: Mapping[int, Sequence[Any]] = field(default_factory=dict)
-    artifacts: Mapping[int, Any] = field(default_factory=dict)
-    by_uri: Mapping[str, Sequence[Any]] = field(default_factory=dict)
-
-    def of(self, record: StepRecord) -> Known:
-        own = self.executions.get(record.external_id)
-        source = self.executions.get(record.source_execution or self.presumed(record) or "")
-        return Known(
-            execution=own,
-            events=self.events.get(own.id, ()) if own is not None else (),
-            source=source,
-            source_outputs=self._outputs(source) if source is not None else (),
-            by_uri=self.by_uri,
-            makers=self.executions,
-        )
-
-    def presumed(self, record: StepRecord) -> str | None:
-        return presumed_source(record, self.by_uri, self.executions)
-
-    def _outputs(self, source: Any) -> list[tuple[str, Any]]:
-        """Output artifacts by the names under which they were put out."""
-        return [
-            (name, self.artifacts[event.artifact_id])
-            for event in self.events.get(source.id, ())
-            if event.type == mlmd.Event.OUTPUT and event.artifact_id in self.artifacts
-            for name in event_names(event) or [""]
-        ]
-
-
 class Recorder:
     """Records steps; any number of tasks may share one, and any number of processes one store.
 
@@ -127,6 +83,7 @@ class Recorder:
     def __init__(self, store: StoreClient, leads: Callable[[str], bool] = lambda _: True) -> None:
         self._store = store
         self._leads = leads
+        self._lookup = Lookup(store)
         self._types = TypeRegistry(store)
         self._runs = RunRegistry(store)
         self._slots = asyncio.Semaphore(_RUNS_AT_ONCE)
@@ -150,9 +107,9 @@ class Recorder:
 
     async def _wave(self, wishes: Sequence[Wish]) -> dict[str, Result]:
         records = [wish.record for wish in wishes]
-        lore: _Lore | None = None
+        lore: Lore | None = None
         try:
-            lore = await self._ask(records)
+            lore = await self._lookup.ask(records)
             types = await self._types.ids(records)
             await self._runs.prepare((record.run for record in records), types.run)
         except StoreUnavailable as error:
@@ -168,7 +125,7 @@ class Recorder:
         return results
 
     async def _settle(
-        self, run: Run, wishes: Sequence[Wish], lore: _Lore | None, tried: int = 0
+        self, run: Run, wishes: Sequence[Wish], lore: Lore | None, tried: int = 0
     ) -> dict[str, Result]:
         """Record steps of one run, together or, where that fails, one by one."""
         for attempt in range(tried, _ATTEMPTS):
@@ -197,10 +154,10 @@ class Recorder:
             results.update(await self._settle(run, [wish], None, tried))
         return results
 
-    async def _put(self, run: Run, wishes: Sequence[Wish], lore: _Lore | None) -> dict[str, Result]:
+    async def _put(self, run: Run, wishes: Sequence[Wish], lore: Lore | None) -> dict[str, Result]:
         records = [wish.record for wish in wishes]
         if lore is None:
-            lore = await self._ask(records)
+            lore = await self._lookup.ask(records)
         types = await self._types.ids(records)
         context = await self._runs.context(run, types.run)
         results: dict[str, Result] = {}
@@ -236,66 +193,6 @@ class Recorder:
         self._types.forget()
         self._runs.forget()
 
-    async def _ask(self, records: Sequence[StepRecord]) -> _Lore:
-        lore = _Lore()
-        lore.by_uri = await self._artifacts_at([place for record in records for place in _places(record)])
-        makers = (maker_of(artifact) for artifacts in lore.by_uri.values() for artifact in artifacts)
-        own = [record.external_id for record in records]
-        named = [record.source_execution for record in records if record.source_execution is not None]
-        lore.executions = await self._executions([*own, *named, *filter(None, makers)])
-        sources = {*named, *filter(None, map(lore.presumed, records))} & set(lore.executions)
-        wanted = dict.fromkeys([*own, *sources])
-        lore.events = await self._events(
-            [lore.executions[name].id for name in wanted if name in lore.executions]
-        )
-        shared = [
-            event.artifact_id
-            for source in sources
-            for event in lore.events.get(lore.executions[source].id, ())
-            if event.type == mlmd.Event.OUTPUT
-        ]
-        lore.artifacts = await self._artifacts(shared)
-        return lore
-
-    async def _executions(self, external_ids: Iterable[str]) -> dict[str, Any]:
-        request = service.GetExecutionsByExternalIdsRequest(external_ids=dict.fromkeys(external_ids))
-        try:
-            answer = await self._store.call("GetExecutionsByExternalIds", request)
-        except NotFound:  # unknown ids are left out of the answer, unless all of them are
-            return {}
-        return {execution.external_id: execution for execution in answer.executions}
-
-    async def _events(self, execution_ids: Sequence[int]) -> Mapping[int, list[Any]]:
-        events: defaultdict[int, list[Any]] = defaultdict(list)
-        if execution_ids:
-            request = service.GetEventsByExecutionIDsRequest(execution_ids=execution_ids)
-            for event in (await self._store.call("GetEventsByExecutionIDs", request)).events:
-                events[event.execution_id].append(event)
-        return events
-
-    async def _artifacts(self, ids: Sequence[int]) -> dict[int, Any]:
-        if not ids:
-            return {}
-        request = service.GetArtifactsByIDRequest(artifact_ids=dict.fromkeys(ids))
-        answer = await self._store.call("GetArtifactsByID", request)
-        return {artifact.id: artifact for artifact in answer.artifacts}
-
-    async def _artifacts_at(self, uris: Sequence[str]) -> Mapping[str, list[Any]]:
-        found: defaultdict[str, list[Any]] = defaultdict(list)
-        if uris:
-            request = service.GetArtifactsByURIRequest(uris=dict.fromkeys(uris))
-            for artifact in (await self._store.call("GetArtifactsByURI", request)).artifacts:
-                found[artifact.uri].append(artifact)
-        return found
-
-
-def _places(record: StepRecord) -> list[str]:
-    """Where the artifacts are that others made: what the step read, and what it shares."""
-    places = [item.uri for item in record.inputs]
-    if record.shares_outputs:
-        places += [output.uri for output in record.outputs]
-    return places
-
 
 def _waves(wishes: Sequence[Wish]) -> Iterable[list[Wish]]:
     """Producers before those that read or reuse what they make, so that one look finds it."""
@@ -313,7 +210,7 @@ def _waves(wishes: Sequence[Wish]) -> Iterable[list[Wish]]:
         for wish in left:
             own = wish.record.external_id
             waits = wish.record.source_execution in ids - {own} or any(
-                made.get(place, own) != own for place in _places(wish.record)
+                made.get(place, own) != own for place in places(wish.record)
             )
             (later if waits else now).append(wish)
         if not now:  # a circle: one step's input is another's output, and the other way round

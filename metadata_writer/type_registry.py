@@ -6,7 +6,7 @@ from ml_metadata.proto import metadata_store_pb2 as mlmd
 from ml_metadata.proto import metadata_store_service_pb2 as service
 
 from memopod.mlmd import StoreClient
-from metadata_writer.graph import TypeIds
+from metadata_writer.known import TypeIds
 from metadata_writer.records import PIPELINE_TYPE, RUN_TYPE, StepRecord
 
 _RUN_PROPERTIES = ("pipeline_name", "run_id")

@@ -18,7 +18,7 @@ from ml_metadata.proto import metadata_store_service_pb2 as service
 
 from memopod.mlmd import StoreClient, StoreError, from_properties, list_all
 from metadata_writer import metrics
-from metadata_writer.graph import PLACES, UNRESOLVED_INPUTS, UNRESOLVED_OUTPUTS
+from metadata_writer.known import PLACES, UNRESOLVED_INPUTS, UNRESOLVED_OUTPUTS
 from metadata_writer.recorder import Recorder, Wish
 from metadata_writer.records import UNTYPED, Input, Output, Run, State, StepRecord, Value
 from metadata_writer.shards import Shards

@@ -75,11 +75,12 @@ class Store:
 class Writers:
     """Writer processes that come and go."""
 
-    def __init__(self, folder, kubeconfig, address):
+    def __init__(self, folder, kubeconfig, address, *, health_port=0):
         self._folder, self._alive, self.started = folder, [], 0
         self._command = [
             sys.executable, "-m", "metadata_writer", "--kubeconfig", str(kubeconfig), "--store", address,
-            "--store-timeout", "2", "--health-host", "127.0.0.1", "--health-port", "0", "--leader-elect=off",
+            "--store-timeout", "2", "--health-host", "127.0.0.1", "--health-port", str(health_port),
+            "--leader-elect=off",
         ]  # fmt: skip
 
     def start(self):
@@ -103,6 +104,10 @@ class Writers:
     @property
     def count(self):
         return len(self._alive)
+
+    @property
+    def first_pid(self):
+        return self._alive[0].pid
 
 
 async def conduct(plan, folder, *, tell=lambda _: None):

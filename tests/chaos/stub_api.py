@@ -122,6 +122,15 @@ class StubApi:
         self.version += 1
         self._oldest = self.version
 
+    def trim(self, keep):
+        """Keep no more than the newest changes of each kind: whoever is further behind gets 410."""
+        for collection in self.collections.values():
+            over = len(collection.log) - keep
+            if over > 0:
+                self._oldest = max(self._oldest, collection.log[over - 1][0])
+                collection.first += over
+                del collection.log[:over]
+
     _oldest = 0
 
     async def _answer(self, request):

@@ -76,11 +76,11 @@ class _Workflow:
 class World:
     """`play` yields after each change that a real cluster makes apart; `truth` grows with it."""
 
-    def __init__(self, api, *, seed, pods, workflows, at_once=20, delete_pods=0.3):
+    def __init__(self, api, *, seed, pods, workflows, at_once=20, delete_pods=0.3, delete_workflows=0.0):
         self._api = api
         self._random = random.Random(seed)
         self._pods, self._workflows, self._at_once = pods, workflows, at_once
-        self._delete_pods = delete_pods
+        self._delete_pods, self._delete_workflows = delete_pods, delete_workflows
         self._clock = 0
         self._sources = []
         self.made_pods = 0
@@ -144,6 +144,12 @@ class World:
         yield
         if self._random.random() < self._delete_pods:
             for node in workflow.nodes.values():
+                self._api.delete("pods", workflow.namespace, f"{node['id']}-pod")
+                yield
+        if self._delete_workflows and self._random.random() < self._delete_workflows:
+            self._api.delete("workflows", workflow.namespace, workflow.name)
+            yield
+            for node in workflow.nodes.values():  # Kubernetes collects what it owned
                 self._api.delete("pods", workflow.namespace, f"{node['id']}-pod")
                 yield
 

@@ -3,17 +3,10 @@ import dataclasses
 import pytest
 from ml_metadata.proto import metadata_store_pb2 as mlmd
 
-from metadata_writer import graph
-from metadata_writer.graph import (
-    Known,
-    TypeIds,
-    awaits_source,
-    changes,
-    join,
-    plan,
-    presumed_source,
-    read_by,
-)
+from metadata_writer.executions import assign
+from metadata_writer.graph import changes, join, plan
+from metadata_writer.known import Known, TypeIds
+from metadata_writer.provenance import awaits_source, presumed_source, read_by
 from metadata_writer.records import Input, Output, Run, State, StepRecord
 
 RUN = Run("run-1", "pipelines", "uid-1")
@@ -209,6 +202,6 @@ def test_a_step_that_is_stored_as_cached_makes_no_artifacts_whatever_its_workflo
 )
 def test_whole_numbers_are_written_so_that_every_database_holds_them(value, kind):
     properties = mlmd.Execution().custom_properties
-    graph._assign(properties, {"x": value})
+    assign(properties, {"x": value})
     assert properties["x"].WhichOneof("value") == kind
     assert type(value)(getattr(properties["x"], kind)) == value
