@@ -6,25 +6,36 @@ from typing import Any
 
 from memopod.proxy import tls
 from memopod.proxy.clusters import ADMIN, BUFFER_BYTES, GUARD, STORE, STORE_FULL
-from memopod.proxy.reads import QUICK, READS
+from memopod.proxy.routes import (
+    BROWSERS_OR_GRPC,
+    GRPC,
+    HEALTH,
+    REFLECTION,
+    SERVICE,
+    TEXT,
+    TEXT_BYTES,
+    called,
+    names,
+    reads,
+    route,
+    whole,
+)  # fmt: skip
 from memopod.proxy.settings import Settings
 
 _Json = dict[str, Any]
 
 _TYPES = "type.googleapis.com/envoy.extensions"
-_SERVICE = "/ml_metadata.MetadataStoreService/"
 _NOWHERE = "nowhere"
 """No cluster, for a route whose calls are all refused: Envoy counts a cluster's grpc-web calls by the names
 of their methods, and anybody can think of new ones without end."""
-_HEALTH = "/grpc.health.v1.Health/"
-_REFLECTION = "/grpc.reflection."
-
 _REFUSED = "this port only reads: write through the full port, or to the metadata store itself"
 _OWN_ANSWERS: Mapping[int, tuple[int, str]] = {
+    400: (13, "%RESPONSE_CODE_DETAILS%"),
     403: (7, _REFUSED),
     404: (12, "no such method here"),
     408: (4, "the request did not arrive in time"),
     413: (8, "the request is too large"),
+    415: (3, "expected POST and the content type application/grpc-web+proto, -text or application/grpc"),
     503: (14, "the metadata store cannot be reached"),
     504: (4, "the deadline has passed"),
 }
@@ -36,6 +47,8 @@ _NOBODY = {
 }
 """Refuses every call of a route. (An answer of the route's own would lack the headers of CORS.)"""
 
+_NO_QUESTION = {"name": ":method", "string_match": {"exact": "OPTIONS"}, "invert_match": True}
+
 _CORS_METHODS = "GET, PUT, DELETE, POST, OPTIONS"
 _CORS_HEADERS = (  # Kubeflow's list, and what a guard asks for
     "keep-alive,user-agent,cache-control,content-type,content-transfer-encoding,custom-header-1,"
@@ -44,9 +57,6 @@ _CORS_HEADERS = (  # Kubeflow's list, and what a guard asks for
 )
 _CORS_EXPOSED = "custom-header-1,grpc-status,grpc-message"
 _CORS_SECONDS = "1728000"
-
-_QUICK_SECONDS = 5
-"""A read of one row takes a store milliseconds; one that waits for longer does not answer at all."""
 
 _HEADERS_KB = 96
 """The store's 16 KB of metadata, and beside it the cookies of whatever signs people in before the UI."""
@@ -91,18 +101,26 @@ def _read(settings: Settings) -> _Json:
     # Cookies alone may be more than the store takes, and only a guard has a use for a token.
     removed = ["cookie", *([] if settings.guard else ["authorization"])]
     routes = [
-        *_reads(behind),
+        *reads(behind, BROWSERS_OR_GRPC),
+        *({**read, "typed_per_filter_config": whole()} for read in reads(behind, TEXT)),
+        *(called({"path": path}, f"{BROWSERS_OR_GRPC}|{TEXT}", route(behind)) for path in HEALTH),
+        # A read, but no call that a store takes. (What a page asks before its call is, and goes on to CORS.)
+        *(
+            {"match": match | {"headers": [_NO_QUESTION]}, "direct_response": {"status": 415}}
+            for match, _ in names()
+        ),
         {
-            "match": {"prefix": "/ml_metadata"},
+            "match": {"prefix": "/ml_metadata", "case_sensitive": False},
             "route": {"cluster": _NOWHERE},
             "typed_per_filter_config": {"envoy.filters.http.rbac": _NOBODY},
         },
-        {"match": {"prefix": _HEALTH}, "route": _route(behind)},
     ]
     host: _Json = {
         "name": "read", "domains": ["*"], "request_headers_to_remove": removed, "routes": routes,
     }  # fmt: skip
     filters = [
+        # Only where a route asks for it (see `routes.whole`).
+        _filter("buffer", "buffer.v3.Buffer", max_request_bytes=TEXT_BYTES) | {"disabled": True},
         _filter("grpc_web", "grpc_web.v3.GrpcWeb"),
         _filter("rbac", "rbac.v3.RBAC"),
         _filter("router", "router.v3.Router"),
@@ -113,6 +131,7 @@ def _read(settings: Settings) -> _Json:
         host["typed_per_filter_config"] = {"envoy.filters.http.cors": _cors(settings.cors_origins)}
     return _manager(settings, "read", host, filters) | {
         "codec_type": "AUTO",  # HTTP/1.1 from browsers, HTTP/2 from gRPC clients
+        "http_protocol_options": {"accept_http_10": True},  # what nginx speaks to whom it passes calls on to
         "request_timeout": "60s",  # a read's request is small: who takes longer holds a stream for nothing
         "local_reply_config": _local_replies(),
     }
@@ -124,17 +143,11 @@ def _full(settings: Settings) -> _Json:
     HTTP/2 and gRPC's own content type alone: a page can send that only after a preflight, which has no
     answer here. (Over TLS, browsers speak HTTP/2 too.)
     """
+    prefixes = ({"prefix": prefix} for prefix in (SERVICE, REFLECTION))
     routes = [
-        *_reads(STORE_FULL),
-        *(
-            {"match": {"prefix": prefix}, "route": _route(STORE_FULL)}
-            for prefix in (_SERVICE, _HEALTH, _REFLECTION)
-        ),
+        *reads(STORE_FULL, GRPC),
+        *(called(match, GRPC, route(STORE_FULL)) for match in (*prefixes, *({"path": p} for p in HEALTH))),
     ]
-    for route in routes:
-        route["match"]["headers"] = [
-            {"name": "content-type", "string_match": {"safe_regex": {"regex": r"application/grpc([+;].*)?"}}}
-        ]
     removed = ["cookie", "authorization"]
     host = {"name": "full", "domains": ["*"], "request_headers_to_remove": removed, "routes": routes}
     return _manager(settings, "full", host, [_filter("router", "router.v3.Router")]) | {"codec_type": "HTTP2"}
@@ -162,6 +175,7 @@ def _manager(settings: Settings, name: str, host: _Json, filters: list[_Json]) -
     found: _Json = {
         "use_remote_address": True,
         "normalize_path": True,
+        "merge_slashes": True,
         # A long query is silent until it answers. The store itself gives a call up after 600 s, so a
         # stream that is silent for longer has lost its client.
         "stream_idle_timeout": "660s",
@@ -180,48 +194,9 @@ def _manager(settings: Settings, name: str, host: _Json, filters: list[_Json]) -
     return found
 
 
-def _reads(cluster: str) -> list[_Json]:
-    """The routes of the known reads; of those that are over at once, an attempt is given up early."""
-    return [
-        {
-            "match": {"safe_regex": {"regex": re.escape(_SERVICE) + f"({'|'.join(names)})"}},
-            "route": _route(cluster) | {"retry_policy": _retries(limit)},
-        }
-        for names, limit in ((sorted(QUICK), _QUICK_SECONDS), (sorted(READS - QUICK), None))
-    ]
-
-
-def _route(cluster: str) -> _Json:
-    return {
-        "cluster": cluster,
-        "timeout": "0s",  # no limit of Envoy's own: large answers take their time
-        "max_stream_duration": {"grpc_timeout_header_max": "0s"},  # the client's grpc-timeout, uncapped
-    }
-
-
-def _retries(seconds: int | None) -> _Json:
-    """Up to three further attempts, each elsewhere. `seconds`: how long one may take, where that is known;
-    a replica that hangs is found out by its connection otherwise (`clusters`), within 15 s.
-    """
-    predicate = "retry.host.previous_hosts.v3.PreviousHostsPredicate"
-    policy: _Json = {
-        "retry_on": "connect-failure,refused-stream,reset,unavailable",
-        "num_retries": 3,
-        "retry_back_off": {"base_interval": "0.025s", "max_interval": "0.5s"},
-        "retry_host_predicate": [
-            {
-                "name": "envoy.retry_host_predicates.previous_hosts",
-                "typed_config": {"@type": f"{_TYPES}.{predicate}"},
-            }
-        ],
-        # A replica that is gone has the fewest calls under way and is drawn first, again and again.
-        "host_selection_retry_max_attempts": 30,
-    }
-    return policy if seconds is None else policy | {"per_try_timeout": f"{seconds}s"}
-
-
-def _filter(name: str, kind: str) -> _Json:
-    return {"name": f"envoy.filters.http.{name}", "typed_config": {"@type": f"{_TYPES}.filters.http.{kind}"}}
+def _filter(name: str, kind: str, **more: Any) -> _Json:
+    config = {"@type": f"{_TYPES}.filters.http.{kind}", **more}
+    return {"name": f"envoy.filters.http.{name}", "typed_config": config}
 
 
 def _cors(origins: tuple[str, ...]) -> _Json:
@@ -275,7 +250,7 @@ def _access_log(listener: str) -> _Json:
     fields = {
         "time": "%START_TIME%",
         "listener": listener,
-        "path": "%PATH(NQ)%",
+        "path": "%PATH(NQ):200%",
         "status": "%RESPONSE_CODE%",
         "grpc_status": "%GRPC_STATUS%",
         "details": "%RESPONSE_CODE_DETAILS%",

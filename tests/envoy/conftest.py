@@ -135,11 +135,11 @@ class EnvoyProcess:
                 return hosts
             assert time.monotonic() < end, hosts
 
-    async def hosts(self):
+    async def hosts(self, cluster="store"):
         """Of each replica: whether it gets calls, and how many it got."""
         found = {}
         clusters = json.loads(await self.admin("/clusters?format=json"))["cluster_statuses"]
-        (store,) = [cluster for cluster in clusters if cluster["name"] == "store"]
+        (store,) = [known for known in clusters if known["name"] == cluster]
         for host in store["host_statuses"]:
             health = host["health_status"]
             bad = [key for key in health if key.startswith("failed") and health[key]]
@@ -222,6 +222,14 @@ async def _grpc_server(handlers, port=0):
         yield port
     finally:
         await server.stop(None)
+
+
+def routes(config):
+    """The routes of both ports, to look at or to change."""
+    for listener in config["static_resources"]["listeners"]:
+        if listener["name"] != "status":
+            (manager,) = listener["filter_chains"][0]["filters"]
+            yield from manager["typed_config"]["route_config"]["virtual_hosts"][0]["routes"]
 
 
 def official_client(address):

@@ -1,6 +1,7 @@
 """What browsers and gRPC clients get through the port that reads."""
 
 import asyncio
+import base64
 import socket
 
 import grpc
@@ -9,6 +10,7 @@ from ml_metadata.proto import metadata_store_pb2 as mlmd
 from ml_metadata.proto import metadata_store_service_pb2 as service
 
 from memopod.mlmd import StoreClient
+from tests.envoy.conftest import routes
 
 SERVICE = "/ml_metadata.MetadataStoreService"
 BINARY, TEXT = "application/grpc-web+proto", "application/grpc-web-text"
@@ -34,6 +36,88 @@ async def test_grpc_web_text_is_the_same_in_base64(web, official, content_type):
     assert (last, web.trailers(end)["grpc-status"]) == (0x80, "0")
 
 
+async def echo(request, context):
+    return b"asked for " + request
+
+
+@pytest.fixture(scope="module")
+def framed():
+    message = b"contexts"
+    return b"\0" + len(message).to_bytes(4) + message
+
+
+async def sent_in_pieces(port, content_type, pieces, version="1.1"):
+    """Head and body of the answer to a request whose body comes in these pieces, each by itself."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    size = sum(map(len, pieces))
+    writer.write(
+        f"POST {SERVICE}/GetContexts HTTP/{version}\r\nHost: x\r\nContent-Length: {size}\r\n"
+        f"Content-Type: {content_type}\r\nAccept: {BINARY}\r\nConnection: close\r\n\r\n".encode()
+    )
+    writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for piece in pieces:
+        await writer.drain()
+        await asyncio.sleep(0.01)  # so that no two pieces are read at once
+        writer.write(piece)
+    async with asyncio.timeout(30):
+        head, _, body = (await reader.read(-1)).partition(b"\r\n\r\n")
+    writer.close()
+    return head.decode().lower(), body
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 7, 18])
+async def test_a_request_arrives_whole_wherever_it_is_cut(start_envoy, grpc_server, framed, size):
+    async with grpc_server({"GetContexts": echo}) as port:
+        envoy = await asyncio.to_thread(start_envoy, f"127.0.0.1:{port}")
+        for content_type, body in ((TEXT, base64.b64encode(framed)), (BINARY, framed)):
+            pieces = [body[start : start + size] for start in range(0, len(body), size)]
+            _, answer = await sent_in_pieces(envoy.port, content_type, pieces)
+            assert b"asked for contexts" in answer, content_type
+
+
+async def test_text_that_is_no_base64_of_a_whole_request_reaches_no_store(start_envoy, grpc_server, framed):
+    seen = []
+
+    async def note(request, context):
+        seen.append(request)
+        return b""
+
+    def smaller(config):
+        for route in routes(config):
+            buffer = route.get("typed_per_filter_config", {}).get("envoy.filters.http.buffer")
+            if buffer:
+                assert buffer["buffer"]["max_request_bytes"] == 16 * 1024 * 1024
+                buffer["buffer"]["max_request_bytes"] = 64
+
+    async with grpc_server({"GetContexts": note}) as port:
+        envoy = await asyncio.to_thread(start_envoy, f"127.0.0.1:{port}", change=smaller)
+        text = base64.b64encode(framed)
+        padded = base64.b64encode(framed[:5]) + base64.b64encode(framed[5:])
+        for bad in (text.rstrip(b"="), b"!!!!", text[:8] + b"\r\n" + text[8:], padded):
+            head, _ = await sent_in_pieces(envoy.port, TEXT, [bad])
+            assert head.startswith("http/1.1 200")
+            assert "grpc-status: 13" in head
+            assert "grpc-message: grpc_base_64" in head
+        head, _ = await sent_in_pieces(envoy.port, TEXT, [b"AAAA" * 17])
+        assert ("grpc-status: 8" in head, "the request is too large" in head) == (True, True)
+    assert seen == []
+
+
+async def test_a_proxy_that_speaks_http_1_0_gets_whole_answers(start_envoy, grpc_server, framed):
+    async with grpc_server({"GetContexts": echo}) as port:
+        envoy = await asyncio.to_thread(start_envoy, f"127.0.0.1:{port}")
+        head, body = await sent_in_pieces(envoy.port, BINARY, [framed], version="1.0")
+    assert head.startswith("http/1.0 200")
+    assert b"asked for contexts" in body
+    assert b"grpc-status:0" in body
+
+
+async def test_calls_of_one_connection_follow_each_other(web):
+    for _ in range(3):
+        await web.read("GetContextTypes", service.GetContextTypesRequest(), service.GetContextTypesResponse)
+    assert len(web.session.connector._conns) == 1
+
+
 @pytest.mark.parametrize("content_type", [BINARY, TEXT])
 async def test_an_error_is_http_200_with_its_status_in_a_header(web, content_type):
     request = service.GetContextTypeRequest(type_name="missing")
@@ -45,11 +129,11 @@ async def test_an_error_is_http_200_with_its_status_in_a_header(web, content_typ
     assert headers["Access-Control-Allow-Origin"] == ORIGIN["Origin"]
 
 
-async def preflight(web, origin, rpc="GetContextTypes"):
+async def preflight(web, origin, rpc="GetContextTypes", method="POST", headers="content-type,x-grpc-web"):
     asked = {
         "Origin": origin,
-        "Access-Control-Request-Method": "POST",
-        "Access-Control-Request-Headers": "content-type,x-grpc-web,x-user-agent,grpc-timeout",
+        "Access-Control-Request-Method": method,
+        "Access-Control-Request-Headers": headers,
     }
     async with web.session.options(f"{web.envoy.url}{SERVICE}/{rpc}", headers=asked) as answer:
         return answer.status, answer.headers
@@ -65,6 +149,18 @@ async def test_a_preflight_is_answered_for_grpc_web(web):
     assert headers["Access-Control-Max-Age"] == "1728000"
 
 
+@pytest.mark.parametrize("rpc", ["GetContexts", "GetLineageSubgraph", "PutContexts", "GetNothing"])
+async def test_what_a_page_asks_before_a_call_is_answered_whatever_the_call(web, rpc):
+    """So that the page can read why a call of it is refused."""
+    for method in ("GET", "PUT", "DELETE", "POST"):
+        for header in ("grpc-timeout", "authorization", "x-user-agent", "keep-alive", "custom-header-1"):
+            status, headers = await preflight(web, ORIGIN["Origin"], rpc, method, header)
+            assert status == 200
+            assert method in headers["Access-Control-Allow-Methods"].split(", ")
+            assert header in headers["Access-Control-Allow-Headers"].split(",")
+            assert "Access-Control-Allow-Credentials" not in headers
+
+
 async def test_an_answer_lets_a_page_of_an_allowed_origin_read_the_status(web):
     _, headers, _ = await web.post("GetContextTypes", headers=ORIGIN)
     assert headers["Access-Control-Allow-Origin"] == ORIGIN["Origin"]
@@ -72,8 +168,13 @@ async def test_an_answer_lets_a_page_of_an_allowed_origin_read_the_status(web):
 
 
 @pytest.mark.parametrize(
-    "origin", ["https://evil.example", "http://ui.example", "https://ui.example.evil", "null"]
-)
+    "origin",
+    [
+        "https://evil.example", "http://ui.example", "https://ui.example.evil", "https://evilui.example",
+        "https://ui.example:8443", "https://ui.example/", "https://ui.example@evil", "https://UI.example",
+        "https://uiXexample", "null", "",
+    ],
+)  # fmt: skip
 async def test_a_page_of_any_other_origin_may_read_nothing(web, origin):
     _, headers = await preflight(web, origin)
     assert "Access-Control-Allow-Origin" not in headers
@@ -143,6 +244,42 @@ async def test_grpc_timeout_ends_a_browsers_call_and_tells_the_store(start_envoy
                 )
                 assert (status, headers["grpc-status"]) == (200, "4")
                 assert 0 < await remaining.get() <= 0.7
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("2H", 7200), ("3M", 180), ("90S", 90), ("45000m", 45), ("30000000u", 30), ("99999999n", 0.1),
+     ("99999999H", 99999999 * 3600)],
+)  # fmt: skip
+async def test_every_unit_of_a_deadline_reaches_the_store(start_envoy, grpc_server, web_of, text, seconds):
+    async def remaining(request, context):
+        return str(context.time_remaining()).encode()
+
+    async with grpc_server({"GetContexts": remaining}) as port:
+        envoy = await asyncio.to_thread(start_envoy, f"127.0.0.1:{port}")
+        async with web_of(envoy) as web:
+            async with asyncio.timeout(30):
+                body = b""
+                while not body:  # a tenth of a second may pass before it is asked
+                    _, _, body = await web.post("GetContexts", headers={"grpc-timeout": text})
+            found = float(web.frames(body)[0][1])
+    assert seconds - 30 < found <= seconds * 1.01 + 1
+
+
+@pytest.mark.parametrize("text", ["0S", "0m", "-1S", "1", "S", "1s", "1.5S", "1S,2S"])
+async def test_a_deadline_that_is_none_or_over_is_no_call(start_envoy, grpc_server, web_of, text):
+    seen = []
+
+    async def note(request, context):
+        seen.append(request)
+        return b""
+
+    async with grpc_server({"GetContexts": note}) as port:
+        envoy = await asyncio.to_thread(start_envoy, f"127.0.0.1:{port}")
+        async with asyncio.timeout(30), web_of(envoy) as web:
+            status, headers, _ = await web.post("GetContexts", headers={"grpc-timeout": text})
+    assert (status, headers["grpc-status"]) == (200, "4" if text.startswith("0") else "13")
+    assert seen == []
 
 
 async def test_the_official_client_reads_and_writes_as_at_the_store(envoy, official, client_of):

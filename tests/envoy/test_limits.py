@@ -151,11 +151,37 @@ async def test_names_that_are_no_rpcs_leave_nothing_behind(envoy, web):
     before = names(await envoy.admin("/stats"))
     assert any(".GetContextType." in name for name in before)
     for letter in "abcdefgh":
-        for rpc in (f"Get{letter}", f"Put{letter}", f"{letter}/Get"):
+        for rpc in (f"Get{letter}", f"Put{letter}", f"{letter}/Get", f"GetContextType{letter}"):
             await web.post(rpc)
-            async with web.session.post(f"{envoy.url}/ml_metadata{letter}.Other/Get", data=b"") as answer:
-                await answer.read()
+        for service_name in (f"ml_metadata{letter}.Other", f"grpc.health.v1.Health{letter}", letter):
+            await web.post(f"../{service_name}/Get")
+        await web.post(f"../grpc.health.v1.Health/{letter}")
+        # Headers with which Envoy lets those obey that it takes for its own.
+        await web.post("GetContextType", headers={"x-envoy-upstream-alt-stat-name": letter})
     assert names(await envoy.admin("/stats")) == before
+
+
+async def test_no_client_tells_envoy_how_often_to_send_a_write_or_what_to_log(start_envoy, grpc_server):
+    seen = []
+
+    async def fail(request, context):
+        seen.append(dict(context.invocation_metadata()))
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "not now")
+
+    told = [
+        ("x-envoy-retry-on", "5xx,unavailable"), ("x-envoy-retry-grpc-on", "unavailable"),
+        ("x-envoy-max-retries", "5"), ("x-envoy-upstream-rq-timeout-ms", "1"), ("x-request-id", "hunter2"),
+    ]  # fmt: skip
+    async with grpc_server({"PutContexts": fail}) as port:
+        envoy = await asyncio.to_thread(start_envoy, f"127.0.0.1:{port}")
+        async with grpc.aio.insecure_channel(envoy.full_address) as channel:
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await channel.unary_unary(f"{SERVICE}/PutContexts")(b"", timeout=20, metadata=told)
+    assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.UNAVAILABLE, "not now")
+    (metadata,) = seen
+    assert metadata["x-request-id"] != "hunter2"
+    envoy.stop()
+    assert "hunter2" not in envoy.log.read_text()
 
 
 async def allocated(envoy):

@@ -9,6 +9,7 @@ import grpc
 import pytest
 from ml_metadata.proto import metadata_store_pb2 as mlmd
 from ml_metadata.proto import metadata_store_service_pb2 as service
+from yarl import URL
 
 from memopod.proxy.reads import READS
 
@@ -22,10 +23,10 @@ PUTS = [rpc for rpc in RPCS if rpc.startswith("Put")]
 GETS = [rpc for rpc in RPCS if rpc not in PUTS]
 
 
-async def status_of(address, path, **options):
+async def status_of(address, path, *, request=b""):
     async with grpc.aio.insecure_channel(address) as channel:
         try:
-            await channel.unary_unary(path)(b"", timeout=20, **options)
+            await channel.unary_unary(path)(request, timeout=20)
         except grpc.aio.AioRpcError as error:
             return error.code(), error.details()
     return grpc.StatusCode.OK, ""
@@ -48,20 +49,61 @@ async def test_the_reading_port_refuses_every_write_in_every_tongue(envoy, web, 
     assert refused == (grpc.StatusCode.PERMISSION_DENIED, REFUSED)
 
 
-async def test_a_refused_write_has_not_reached_the_store(envoy, web, official):
+DISGUISES = (
+    "/PutContextType", "/PutContextType?", "/PutContextType?GetContextType", "/PutContextType/",
+    "/putcontexttype", "/PUTCONTEXTTYPE", "/%50utContextType", "/%2550utContextType", "//PutContextType",
+    "/PutContextType;GetContextType", "/GetContextType/../PutContextType", "/Get/PutContextType",
+    "/Get%2e%2e/PutContextType", "/Get%2f..%2fPutContextType", f"/%2e%2e{SERVICE}/PutContextType",
+    "%2fPutContextType", "\\PutContextType", "/PutContextTypeGetContextType", "/GetContextType/",
+    "/DeleteContexts", "/RestoreEverything", "/ImportGetContexts", "/getContexts", "",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("path", DISGUISES)
+async def test_a_write_in_disguise_and_a_method_of_tomorrow_are_refused(envoy, web, official, path):
     request = service.PutContextTypeRequest(context_type=mlmd.ContextType(name="never"))
-    for path in (
-        "PutContextType",
-        "GetContextType/../PutContextType",
-        "Get/PutContextType",
-        "PutContextType?",
-    ):
-        _, headers, _ = await web.post(path, request)
-        assert headers["grpc-status"] == "7", path
-    for path in ("Get%2e%2e/PutContextType", "%50utContextType", "//PutContextType"):
-        _, headers, _ = await web.post(path, request)
-        assert headers["grpc-status"] != "0", path
+    payload = request.SerializeToString()
+    for name in {
+        SERVICE + path,
+        "/" + SERVICE + path,
+        SERVICE.upper() + path,
+        "/%6dl_metadata.v2.Store" + path,
+    }:
+        for content_type in (BINARY, "application/grpc", "text/plain"):
+            async with web.session.post(
+                URL(envoy.url + name, encoded=True), headers={"Content-Type": content_type},
+                data=b"\0" + len(payload).to_bytes(4) + payload,
+            ) as answer:  # fmt: skip
+                if content_type == "text/plain":
+                    assert answer.status == 403
+                else:
+                    assert (answer.status, answer.headers["grpc-status"]) == (200, "7")
+        refused = await status_of(envoy.address, name, request=payload)
+        assert refused == (grpc.StatusCode.PERMISSION_DENIED, REFUSED)
     assert "never" not in {known.name for known in official.get_context_types()}
+
+
+@pytest.mark.parametrize(
+    ("method", "content_type"),
+    [
+        ("GET", BINARY), ("PUT", BINARY), ("DELETE", "application/grpc"),
+        ("POST", "text/plain"), ("POST", "application/json"), ("POST", "application/grpc-web+json"),
+        ("POST", "application/grpc-webX"), ("POST", "application/grpcX"), ("POST", ""),
+    ],
+)  # fmt: skip
+async def test_a_read_that_no_store_would_take_does_not_reach_one(envoy, web, method, content_type):
+    """A store resets such a call: it would be asked again elsewhere, and called a failure of the store."""
+    before = await envoy.hosts()
+    headers = {"Content-Type": content_type, "Origin": "https://other.example"}
+    async with web.session.request(
+        method, f"{envoy.url}{SERVICE}/GetContextTypes", data=b"\0\0\0\0\0", headers=headers
+    ) as answer:
+        if content_type.startswith("application/grpc"):
+            assert (answer.status, answer.headers["grpc-status"]) == (200, "3")
+            assert "expected POST and the content type" in answer.headers["grpc-message"]
+        else:
+            assert answer.status == 415
+    assert await envoy.hosts() == before
 
 
 def test_the_reads_are_exactly_those_of_the_service():
@@ -96,13 +138,13 @@ async def test_a_page_cannot_reach_the_full_port(envoy, web):
             pass
 
 
-async def http2_status(port, content_type, path):
+async def http2_status(port, content_type, path, method="POST"):
     """The HTTP status of an empty gRPC message that is sent as a browser with HTTP/2 would send it."""
 
     def frame(kind, flags, stream, payload=b""):
         return len(payload).to_bytes(3) + bytes([kind, flags]) + stream.to_bytes(4) + payload
 
-    fields = {":method": "POST", ":scheme": "http", ":path": path, ":authority": "x", "te": "trailers"}
+    fields = {":method": method, ":scheme": "http", ":path": path, ":authority": "x", "te": "trailers"}
     fields["content-type"] = content_type
     block = b"".join(
         b"\0" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
@@ -128,6 +170,11 @@ async def test_the_full_port_takes_grpcs_own_content_type_alone(envoy, official)
     for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data", BINARY, TEXT):
         for rpc in ("PutContexts", "GetContextTypes"):
             assert await http2_status(envoy.full_port, kind, f"{SERVICE}/{rpc}") == 404, kind
+    before = await envoy.hosts("store-full")
+    for method in ("GET", "PUT", "OPTIONS"):
+        # Envoy's own answer, which is UNIMPLEMENTED.
+        await http2_status(envoy.full_port, "application/grpc", f"{SERVICE}/GetContextTypes", method)
+    assert await envoy.hosts("store-full") == before
 
 
 def test_beside_a_guard_no_port_leads_past_it_unless_it_is_asked_for(start_envoy, metadata_store):
