@@ -1,53 +1,26 @@
 import asyncio
 import contextlib
-import socket
-import subprocess
-import sys
-import time
 
-import grpc
 import pytest
 from ml_metadata.proto import metadata_store_pb2 as mlmd
 from ml_metadata.proto import metadata_store_service_pb2 as service
 
 from memopod.mlmd import StoreClient
+from tests.stores import StoreProcess
 
 START = 1_760_000_000_000
 """Milliseconds since the epoch at which the first recorded step starts."""
 
 
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
 @contextlib.contextmanager
 def serving(folder):
-    port, health = free_port(), free_port()
-    command = [
-        sys.executable,
-        "-m",
-        "metadata_store",
-        f"--grpc_port={port}",
-        f"--database=sqlite:///{folder}/metadata.db",
-        f"--health-port={health}",
-    ]
-    with (folder / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
-        try:
-            with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-                ready = grpc.channel_ready_future(channel)
-                deadline = time.monotonic() + 30
-                while True:
-                    try:
-                        ready.result(timeout=0.5)
-                        break
-                    except grpc.FutureTimeoutError:
-                        assert process.poll() is None, (folder / "log").read_text()
-                        assert time.monotonic() < deadline, (folder / "log").read_text()
-            yield f"127.0.0.1:{port}"
-        finally:
-            process.terminate()
+    """The address of a new store."""
+    store = StoreProcess(folder, workers=2)
+    store.start()
+    try:
+        yield store.address
+    finally:
+        store.kill()
 
 
 @pytest.fixture(scope="session")

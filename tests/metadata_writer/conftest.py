@@ -1,6 +1,5 @@
 import asyncio
 import json
-import socket
 import subprocess
 import sys
 import time
@@ -10,63 +9,17 @@ import uuid
 from collections import Counter
 from pathlib import Path
 
-import grpc
 import pytest
-from ml_metadata.metadata_store import MetadataStore
 from ml_metadata.proto import metadata_store_pb2 as mlmd
 
 from memopod.kube import NAMESPACES, PODS, TASK_RESULTS, WORKFLOWS, Client
+from tests.stores import StoreProcess, free_port
 
 SAMPLES = Path(__file__).parent.parent / "samples"
 
 
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-class StoreProcess:
-    """A metadata store of its own over SQLite, read back through the official client."""
-
-    def __init__(self, folder, workers=1):
-        self.workers = workers
-        self.port, self.health_port = free_port(), free_port()
-        self.address = f"127.0.0.1:{self.port}"
-        self.database = folder / "metadata.db"
-        self.log = folder / "store.log"
-        self.process = None
-
-    def start(self):
-        with self.log.open("a") as log:
-            self.process = subprocess.Popen(
-                [
-                    sys.executable, "-m", "metadata_store", f"--grpc_port={self.port}",
-                    "--database", f"sqlite:///{self.database}", "--health-port", str(self.health_port),
-                    f"--workers={self.workers}",
-                ],
-                stdout=log, stderr=log,
-            )  # fmt: skip
-        with grpc.insecure_channel(self.address) as channel:
-            try:
-                grpc.channel_ready_future(channel).result(timeout=30)
-            except grpc.FutureTimeoutError:
-                self.kill()
-                pytest.fail(f"the store did not start:\n{self.log.read_text()}")
-
-    def kill(self):
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait(10)
-            self.process = None
-
-    def wipe(self):
-        for file in self.database.parent.glob("metadata.db*"):
-            file.unlink()
-
-    @property
-    def client(self):
-        return MetadataStore(mlmd.MetadataStoreClientConfig(host="127.0.0.1", port=self.port))
+class GraphStore(StoreProcess):
+    """A store that is compared by what is in it."""
 
     def graph(self):
         """All that is in the store without its ids and times: equal for equal graphs, and counted."""
@@ -114,10 +67,23 @@ def node_of(message, executions):
     )
 
 
+@pytest.fixture(scope="session")
+def shared_store(tmp_path_factory):
+    process = GraphStore(tmp_path_factory.mktemp("store"))
+    process.start()
+    yield process
+    process.kill()
+
+
 @pytest.fixture
-def store(tmp_path, request):
-    """A store with one worker process, or as many as an indirect parameter says."""
-    process = StoreProcess(tmp_path, getattr(request, "param", 1))
+def store(request, tmp_path):
+    """An empty store with one worker process, or as many as an indirect parameter says."""
+    if not hasattr(request, "param"):
+        shared = request.getfixturevalue("shared_store")
+        shared.empty()
+        yield shared
+        return
+    process = GraphStore(tmp_path, request.param)
     process.start()
     yield process
     process.kill()
@@ -195,9 +161,9 @@ class WriterProcess(Process):
         return self.ask("/readyz") == (200, "ok\n")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def kubeconfig(tmp_path_factory):
-    """The kubeconfig of an API server of this module's own."""
+    """The kubeconfig of an API server that all tests share; each has a namespace of its own."""
     state = tmp_path_factory.mktemp("cluster")
     server = Process("memopod.sandbox.apiserver", ["--state", state, "--listen-port", 0], state / "log")
     deadline = time.monotonic() + 30
