@@ -12,7 +12,6 @@ from cache_server.admission import Policy
 from cache_server.decision import DecisionRules
 from cache_server.entries.databases import parse_url
 from cache_server.entries.retention import Limits, span
-from cache_server.entries.shared import check_redis_url
 from cache_server.own_certificates import Place
 from cache_server.placeholder import PlaceholderRules
 from cache_server.settings import AUTO, GATE, OWN, PLACEHOLDER, Settings
@@ -52,6 +51,8 @@ def resolve(settings: Settings) -> Settings:
     retention_limits(resolved)
     parse_url(resolved.database)
     if resolved.redis:
+        from cache_server.entries.shared import check_redis_url  # takes a while to load
+
         check_redis_url(resolved.redis)
     return resolved
 

@@ -211,7 +211,7 @@ def postgresql(tmp_path_factory):
         port = free_port()
         command = [
             binary, "-D", str(folder / "data"), "-k", str(folder), "-p", str(port), "-h", "127.0.0.1",
-            "-c", "fsync=off", "-c", "full_page_writes=off",
+            "-c", "fsync=off", "-c", "full_page_writes=off", "-c", "deadlock_timeout=50ms",
         ]  # fmt: skip
         with serving(DatabaseServer(folder, command, "ready to accept connections", port)) as server:
             yield server

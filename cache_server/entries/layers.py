@@ -46,11 +46,10 @@ from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from prometheus_client import Counter, Gauge
-from redis.exceptions import RedisError
 
 from cache_server.entries.breaker import Breaker
 from cache_server.entries.entry import EntriesUnavailable, Entry
@@ -58,9 +57,11 @@ from cache_server.entries.layer import Layer, Place, Reading
 from cache_server.entries.leases import Leases
 from cache_server.entries.memory import MemoryLayer
 from cache_server.entries.rows import Unreadable
-from cache_server.entries.shared import RedisLayer
 from cache_server.entries.sql import SqlEntries, open_entries
 from memopod.steps.locations import Location
+
+if TYPE_CHECKING:
+    from cache_server.entries.shared import RedisLayer
 
 _log = structlog.get_logger()
 _LOOKUPS = Counter(
@@ -84,7 +85,7 @@ class LayeredEntries:
     """
 
     def __init__(
-        self, sql: SqlEntries, memory: MemoryLayer, redis: RedisLayer | None = None,
+        self, sql: SqlEntries, memory: MemoryLayer, redis: "RedisLayer | None" = None,
         *, timeout: float = 2.0, share: float = 0.05, leases: Leases | None = None,
     ) -> None:  # fmt: skip
         self.sql = sql
@@ -258,11 +259,11 @@ class LayeredEntries:
         else:
             self._leases.forget(namespace)
 
-    async def _tell(self, redis: RedisLayer, namespace: str) -> None:
+    async def _tell(self, redis: "RedisLayer", namespace: str) -> None:
         try:
             async with asyncio.timeout(self._share * 20):
                 await redis.tell(namespace)
-        except (RedisError, OSError, TimeoutError) as error:
+        except Exception as error:  # noqa: BLE001 (whatever it fails with)
             # The others learn of it when their lease runs out.
             _log.info("replicas were not told of a change", cause=type(error).__name__)
 
@@ -303,6 +304,12 @@ class LayeredEntries:
             await self._redis.close()
 
 
+def _redis(url: str) -> "RedisLayer":
+    from cache_server.entries.shared import RedisLayer  # its client takes a quarter of a second to load
+
+    return RedisLayer(url)
+
+
 @asynccontextmanager
 async def open_layered(url: str, *, redis: str = "", timeout: float = 2.0) -> AsyncIterator[LayeredEntries]:  # noqa: ASYNC109
     """The entries in the database at `url`, with memory and, if `redis` is its URL, Redis above them.
@@ -310,7 +317,7 @@ async def open_layered(url: str, *, redis: str = "", timeout: float = 2.0) -> As
     `timeout` (seconds) is the deadline of each call. Redis need not be there, now or later.
     Raises ValueError and OSError as `open_entries` does, ValueError for a URL that is not Redis's.
     """
-    shared = RedisLayer(redis) if redis else None
+    shared = _redis(redis) if redis else None
     async with open_entries(url, call_timeout=timeout) as sql:
         opened = LayeredEntries(sql, MemoryLayer(), shared, timeout=timeout)
         listening = asyncio.create_task(opened.listen(), name="entries:listen")

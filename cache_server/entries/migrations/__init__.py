@@ -17,15 +17,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
-import alembic.command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from alembic.util import CommandError
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, inspect, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from cache_server.entries.databases import cause_of, create_engine, database_path, describe, kind_of
+
+NEWEST = "0003"
+"""The schema's version: that of the last file in `versions/`."""
 
 _LOCK_TIMEOUT = 30.0
 """Seconds to wait for another process that migrates; one that takes longer is stuck."""
@@ -74,7 +72,7 @@ async def _migrate(url: str) -> None:
         raise OSError(f"the database {describe(url)} did not answer in time") from error
     except (SQLAlchemyError, OSError) as error:
         raise OSError(f"cannot open the database {describe(url)}: {cause_of(error)}") from error
-    except CommandError as error:
+    except _OtherVersion as error:
         raise OSError(
             f"the database {describe(url)} was written by another version of memopod: {error}; "
             "use that version, or another database"
@@ -101,12 +99,11 @@ async def check_schema(url: str) -> None:
         raise OSError(f"cannot open the database {name}: {cause_of(error)}") from error
     finally:
         await engine.dispose()
-    wanted = ScriptDirectory.from_config(_config()).get_current_head()
     if found is None:
         raise OSError(f"{name} holds no entries' schema; the cache server creates it when it starts")
-    if found != wanted:
+    if found != NEWEST:
         raise OSError(
-            f"{name} has schema version {found}, expected {wanted}; "
+            f"{name} has schema version {found}, expected {NEWEST}; "
             "the cache server brings an older one up to date when it starts"
         )
 
@@ -129,11 +126,8 @@ async def _probe(path: Path, mode: str, statement: str) -> None:
         raise OSError(f"cannot open the database {path}: {error}") from error
 
 
-def _config() -> Config:
-    config = Config()
-    config.set_main_option("script_location", "cache_server.entries:migrations")
-    config.set_main_option("path_separator", "os")
-    return config
+class _OtherVersion(Exception):
+    """The schema's version is none that this program knows."""
 
 
 def _upgrade(connection: Connection) -> None:
@@ -145,9 +139,24 @@ def _upgrade(connection: Connection) -> None:
             _lock_mysql(connection)
         case "postgresql":
             _lock_postgresql(connection)
-    config = _config()
+    if _revision(connection) != NEWEST:
+        _run_versions(connection)
+
+
+def _run_versions(connection: Connection) -> None:
+    # Alembic takes a third of a second to load, and only the first start of a version needs it.
+    import alembic.command
+    from alembic.config import Config
+    from alembic.util import CommandError
+
+    config = Config()
+    config.set_main_option("script_location", "cache_server.entries:migrations")
+    config.set_main_option("path_separator", "os")
     config.attributes["connection"] = connection
-    alembic.command.upgrade(config, "head")
+    try:
+        alembic.command.upgrade(config, "head")
+    except CommandError as error:
+        raise _OtherVersion(str(error)) from error
 
 
 def _lock_mysql(connection: Connection) -> None:
@@ -169,7 +178,10 @@ def _lock_postgresql(connection: Connection) -> None:
 
 
 def _revision(connection: Connection) -> str | None:
-    return MigrationContext.configure(connection).get_current_revision()
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    revision: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
+    return revision
 
 
 @asynccontextmanager
