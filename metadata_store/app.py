@@ -104,8 +104,8 @@ async def _make_schema(
             if _DOWNGRADED in text:
                 structlog.get_logger().info("the schema was downgraded", database=name)
                 return False
+            text = await reason(connection, error)
             if _OTHER_SCHEMA in text or not left:
-                text = await reason(connection, error)
                 advice = "; --enable_database_upgrade=true upgrades it, for good" if _OLDER in text else ""
                 raise CannotOpen(f"cannot open the database {name}: {text}{advice}") from error
             structlog.get_logger().warning("cannot open the database yet", error=text, attempts_left=left)

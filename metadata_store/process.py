@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple, Self
 
 from metadata_store.frames import ANSWER, Answer, pack_pair
+from metadata_store.login import PLUGINS
 
 _OPEN_SECONDS = 60.0  # a schema upgrade of a large database happens here
 _END_SECONDS = 5.0
@@ -135,13 +136,9 @@ class WorkerProcess(asyncio.Protocol):
             self.on_lost(self)
 
 
-_PLUGINS = "/usr/lib/x86_64-linux-gnu/libmariadb3/plugin"
-"""Where Debian's libmariadb3 keeps what logs in with caching_sha2_password (MySQL 8.4) and ed25519."""
-
-
 def _environment() -> dict[str, str]:
     """What the client libraries inside the core read from the environment."""
-    return {"MARIADB_PLUGIN_DIR": _PLUGINS, "PGCONNECT_TIMEOUT": "10", "PGAPPNAME": "memopod", **os.environ}
+    return {"MARIADB_PLUGIN_DIR": PLUGINS, "PGCONNECT_TIMEOUT": "10", "PGAPPNAME": "memopod", **os.environ}
 
 
 def _spawn(theirs: socket.socket) -> subprocess.Popen[bytes]:

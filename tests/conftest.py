@@ -25,6 +25,9 @@ settings.load_profile("untimed")
 # the child, and these end it now and then. Read when gRPC starts.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
 
+if os.environ.get("MEMOPOD_TEST_MYSQLD"):  # the core, where tests call it themselves, logs in with a plug-in
+    os.environ.setdefault("MARIADB_PLUGIN_DIR", "/usr/lib/x86_64-linux-gnu/libmariadb3/plugin")
+
 HINT = "`make services` installs it"
 CONTROL_PLANE_HINT = "`make control-plane` builds it"
 USER = "memopod"
@@ -34,6 +37,7 @@ SYSTEM_TABLES = (
     "mysql_performance_tables.sql",
     "mysql_system_tables_data.sql",
 )
+MYSQL_ONLY = ("--innodb-redo-log-capacity=8M", "--mysqlx=OFF", "--skip-log-bin", "--performance-schema=OFF")
 
 
 @dataclass
@@ -156,23 +160,34 @@ def serving(server):
 
 @pytest.fixture(scope="session")
 def mariadb(tmp_path_factory):
-    """MariaDB whose defaults are none of ours: latin1, and cutting off what does not fit. It offers TLS."""
-    binary = program("mariadbd", "MariaDB", "/usr/sbin")
+    """MariaDB whose defaults are none of ours: latin1, and cutting off what does not fit. It offers TLS.
+
+    With MEMOPOD_TEST_MYSQLD, the path of a `mysqld`, it is that MySQL, 8.4 or newer.
+    """
+    mysqld = os.environ.get("MEMOPOD_TEST_MYSQLD")
+    binary = mysqld or program("mariadbd", "MariaDB", "/usr/sbin")
     common = [
-        binary, "--no-defaults", "--innodb-flush-log-at-trx-commit=0", "--innodb-log-file-size=8M",
-        "--innodb-buffer-pool-size=32M", "--innodb-use-native-aio=0",
+        binary, "--no-defaults", "--innodb-flush-log-at-trx-commit=0", "--innodb-buffer-pool-size=32M",
+        "--innodb-use-native-aio=0",
+        *(MYSQL_ONLY if mysqld else ["--innodb-log-file-size=8M"]),
     ]  # fmt: skip
+    account = f"CREATE USER '{USER}'@'%' IDENTIFIED BY '{PASSWORD}';\n"
+    account += f"GRANT ALL ON *.* TO '{USER}'@'%' WITH GRANT OPTION;\n"
 
     def prepare(data):
         data.mkdir()
         own(data)
+        if mysqld:
+            (data.parent / "account.sql").write_text(account)
+            own(data.parent)
+            account_file = f"--init-file={data.parent / 'account.sql'}"
+            run_to_end([*common, f"--datadir={data}", "--initialize-insecure", account_file])
+            return
         sql = Path("/usr/share/mysql")
         script = "CREATE DATABASE mysql;\nUSE mysql;\nSET @auth_root_socket=NULL, @skip_auth_anonymous=1;\n"
         script += "".join((sql / name).read_text() + "\n" for name in SYSTEM_TABLES)
         script += "FLUSH PRIVILEGES;\n"
-        script += f"CREATE USER '{USER}'@'%' IDENTIFIED BY '{PASSWORD}';\n"
-        script += f"GRANT ALL ON *.* TO '{USER}'@'%' WITH GRANT OPTION;\n"
-        run_to_end([*common, f"--datadir={data}", "--bootstrap"], input=script.encode())
+        run_to_end([*common, f"--datadir={data}", "--bootstrap"], input=(script + account).encode())
 
     with scratch("mariadb") as folder:
         prepared(tmp_path_factory, "mariadb", folder, prepare)

@@ -16,6 +16,8 @@ from ml_metadata.errors import UnauthenticatedError
 from ml_metadata.metadata_store import MetadataStore
 from ml_metadata.proto import metadata_store_pb2, metadata_store_service_pb2
 
+from metadata_store.login import PLUGINS
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 UID = 1000
 MOST_BYTES = 500e6
@@ -84,6 +86,13 @@ def test_a_new_volume_of_the_compose_file_belongs_to_the_images_user(docker, ima
     assert written
     told = docker("run", "--rm", "--network=none", "--entrypoint=stat", image, "--format=%u:%g", *written)
     assert set(told.stdout.split()) == {"1000:0"}
+
+
+def test_kubeflows_command_starts_the_store_and_its_plug_in_for_mysql_8_4_and_9_is_there(docker, image):
+    told = docker("run", "--rm", "--network=none", "--entrypoint=/bin/metadata_store_server", image, "--help")
+    assert "--mysql_config_host" in told.stdout
+    plugin = f"{PLUGINS}/caching_sha2_password.so"
+    docker("run", "--rm", "--network=none", "--entrypoint=test", image, "-f", plugin)
 
 
 def test_store_envoy_and_guard_answer(docker, run, cluster, folder, free_port, until, stopped_in_order):

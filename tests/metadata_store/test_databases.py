@@ -12,6 +12,8 @@ from ml_metadata import errors
 from ml_metadata.proto import metadata_store_pb2 as mlmd
 from ml_metadata.proto import metadata_store_service_pb2 as service
 
+from memopod.sandbox.certificates import prepare_state
+
 OK, ABORTED = grpc.StatusCode.OK, grpc.StatusCode.ABORTED
 INVALID, UNAVAILABLE = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNAVAILABLE
 
@@ -244,10 +246,11 @@ def test_a_server_that_restarts_is_found_again_and_nothing_is_lost(start_store, 
 
 
 class OnlyCachingSha2(threading.Thread):
-    """The part of MySQL 8.4 that stands between it and the core: it wants another way to log in."""
+    """The part of MySQL that stands between it and the core: it wants another way to log in."""
 
-    def __init__(self):
-        super().__init__(name="MySQL 8.4's door", daemon=True)
+    def __init__(self, version):
+        super().__init__(name="MySQL's door", daemon=True)
+        self.version = version
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port = self.listener.getsockname()[1]
 
@@ -264,8 +267,8 @@ class OnlyCachingSha2(threading.Thread):
         salt = b"12345678901234567890"
         low, high = (0x000FA205).to_bytes(4, "little")[:2], b"\x0f\x00"
         hello = (
-            b"\x0a8.4.3\0" + (1).to_bytes(4, "little") + salt[:8] + b"\0" + low + b"\x2d\x02\x00" + high
-            + b"\x15" + bytes(10) + salt[8:] + b"\0caching_sha2_password\0"
+            b"\x0a" + self.version + b"\0" + (1).to_bytes(4, "little") + salt[:8] + b"\0" + low
+            + b"\x2d\x02\x00" + high + b"\x15" + bytes(10) + salt[8:] + b"\0caching_sha2_password\0"
         )  # fmt: skip
         self._send(connection, 0, hello)
         self._receive(connection)
@@ -290,24 +293,55 @@ class OnlyCachingSha2(threading.Thread):
             return b""
 
 
-def test_mysql_8_4_without_the_old_password_plugin_is_one_line_with_what_helps(
-    run_store, monkeypatch, tmp_path
-):
-    monkeypatch.setenv("MARIADB_PLUGIN_DIR", str(tmp_path))  # as without libmariadb3
-    door = OnlyCachingSha2()
-    door.start()
-    try:
-        result = run_store(
-            "--metadata_store_connection_retries=1", "--mysql_config_host=127.0.0.1",
-            f"--mysql_config_port={door.port}", "--mysql_config_user=mlmd",
-            "--mysql_config_password=hush-hush",
-            "--mysql_config_database=metadb",
-        )  # fmt: skip
-    finally:
-        door.listener.close()
-        door.join(10)
-    assert result.returncode == 1
-    (line,) = [each for each in result.stderr.splitlines() if "cannot open" in each]
+@pytest.fixture
+def told_at_the_door(run_store, monkeypatch, tmp_path):
+    """What a store without libmariadb3 says of a MySQL of a version."""
+    monkeypatch.setenv("MARIADB_PLUGIN_DIR", str(tmp_path))
+
+    def told(version):
+        door = OnlyCachingSha2(version)
+        door.start()
+        try:
+            result = run_store(
+                "--metadata_store_connection_retries=1", "--mysql_config_host=127.0.0.1",
+                f"--mysql_config_port={door.port}", "--mysql_config_user=mlmd",
+                "--mysql_config_password=hush-hush",
+                "--mysql_config_database=metadb",
+            )  # fmt: skip
+        finally:
+            door.listener.close()
+            door.join(10)
+        assert result.returncode == 1
+        assert "hush-hush" not in result.stderr
+        (line,) = [each for each in result.stderr.splitlines() if "cannot open" in each]
+        assert "install libmariadb3" in line
+        return line
+
+    return told
+
+
+def test_mysql_8_4_without_the_old_password_plugin_is_one_line_with_what_helps(told_at_the_door):
+    line = told_at_the_door(b"8.4.3")
     assert "CREATE USER 'mlmd'@'%' IDENTIFIED WITH mysql_native_password" in line
-    assert "libmariadb3" in line
-    assert "hush-hush" not in result.stderr
+
+
+def test_mysql_9_is_not_told_to_use_the_old_passwords_that_it_dropped(told_at_the_door):
+    line = told_at_the_door(b"9.7.4-2")
+    assert "MySQL 9 has no mysql_native_password any more" in line
+    assert "CREATE USER" not in line
+
+
+def test_what_the_core_makes_of_mysqls_certificate_is_said(
+    run_store, start_store, mariadb, database_on, tmp_path
+):
+    prepare_state(tmp_path / "another", 1)
+    another = tmp_path / "another" / "tls" / "ca.crt"
+    right = mariadb.folder / "state" / "tls" / "ca.crt"
+    url = database_on(mariadb, "mysql").url
+    for authority, told in ((another, "certificate verify failed"), (right, "no certificate is checked")):
+        asked = f"{url}?ssl_verify_server_cert=true&ssl_ca={authority}"
+        result = run_store("--metadata_store_connection_retries=1", "--database", asked)
+        (line,) = [each for each in result.stderr.splitlines() if "cannot open" in each]
+        assert told in line
+        assert "libmariadb3" not in line
+    start_store("--workers=1", url=f"{url}?ssl_ca={another}")  # encrypted, and that is all
