@@ -12,6 +12,8 @@ from prometheus_client.registry import Collector
 
 _BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0)
 """Seconds."""
+_ZERO = {("run", "internal-error"): 0, ("reuse", "hit"): 0}
+"""From zero: the first one is an increase, which alerts and dashboard see."""
 
 
 @dataclass(slots=True)
@@ -51,7 +53,7 @@ class Admissions(Collector):
         counter = CounterMetricFamily(
             "memopod_admissions", "Pods seen at admission.", labels=["decision", "reason"]
         )
-        for (decision, reason), count in sorted(tally.decisions.items()):
+        for (decision, reason), count in sorted({**_ZERO, **tally.decisions}.items()):
             counter.add_metric([decision, reason], count)
         yield counter
         buckets, total = [], 0

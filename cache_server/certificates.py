@@ -5,12 +5,19 @@ get the new certificate; those that are open keep theirs.
 """
 
 import asyncio
+import math
 import ssl
 from collections.abc import Callable
 from pathlib import Path
 
 import structlog
+from cryptography import x509
+from prometheus_client import Gauge
 
+_EXPIRES = Gauge(
+    "memopod_certificate_expiration_timestamp_seconds",
+    "When the certificate that the webhook shows ends, in seconds since 1970.",
+)
 _log = structlog.get_logger()
 
 
@@ -132,3 +139,13 @@ def load(context: ssl.SSLContext, cert_file: str, key_file: str) -> None:
         else:
             message = f"expected PEM in {cert_file} (certificates) and {key_file} (key): {error.reason}"
         raise ValueError(message) from error
+    _EXPIRES.set(_end_of(Path(cert_file).read_bytes()))
+
+
+def _end_of(chain: bytes) -> float:
+    """When the first certificate of a chain ends, as Unix time."""
+    try:
+        return x509.load_pem_x509_certificates(chain)[0].not_valid_after_utc.timestamp()
+    except ValueError:
+        # OpenSSL took it, and takes more than others can read: it is served, and nobody knows until when.
+        return math.nan

@@ -25,7 +25,9 @@ from memopod.steps.reasons import REFUSALS, SENTENCES
 
 _log = structlog.get_logger()
 _DECISIONS = Counter("memopod_decisions_total", "Decisions for held Pods.", ["decision", "reason"])
-_DECISIONS.labels(names.RUN, "internal-error")  # from zero: the first one is an increase, which an alert sees
+# From zero: the first one is an increase, which alerts and dashboard see.
+_DECISIONS.labels(names.RUN, "internal-error")
+_DECISIONS.labels(names.REUSE, "hit")
 _LOOK_SECONDS = 0.9
 """How old the last look at a Pod may be when its WorkflowTaskResult is created. With the deadline of the
 creation less than the two seconds that a claim waits for it."""

@@ -53,17 +53,25 @@ def quantiles(metric: str, by: str = "") -> tuple[tuple[str, str], ...]:
     )
 
 
+def steps(decisions: str, admissions: str) -> str:
+    """How many steps were decided for over the time shown, by selectors: those that were held by their
+    decision, all others (in placeholder mode that is every one) at admission.
+    """
+    return (
+        f"(sum(increase(memopod_decisions_total{{{decisions}}}[$__range]))"
+        f" + sum(increase(memopod_admissions_total{{{admissions}}}[$__range])))"
+    )
+
+
+STEPS = steps("", 'decision!="hold"')
+REUSED = steps('decision="reuse"', 'decision="reuse"')
 ROWS: dict[str, tuple[Graph | Number, ...]] = {
     "Now": (
         Number(
-            "Reused", "Share of the decisions for held Pods that were a reuse, over the time shown.",
-            'sum(increase(memopod_decisions_total{decision="reuse"}[$__range]))'
-            " / sum(increase(memopod_decisions_total[$__range]))", "percentunit",
+            "Reused", "Share of the steps that were a reuse, over the time shown.",
+            f"{REUSED} / {STEPS}", "percentunit",
         ),
-        Number(
-            "Steps reused", "Held Pods that were finished without a container, over the time shown.",
-            'sum(increase(memopod_decisions_total{decision="reuse"}[$__range]))',
-        ),
+        Number("Steps reused", "Steps that were finished without running, over the time shown.", REUSED),
         Number(
             "Pods held too long", "Nobody decided in time; above zero there is an alert.",
             'sum(increase(memopod_overdue_total{action!="taken"}[$__range]))',
@@ -113,6 +121,10 @@ ROWS: dict[str, tuple[Graph | Number, ...]] = {
         Graph(
             "Time of an admission", "From request to answer; a Pod's creation is late by it.",
             quantiles("memopod_admission_seconds"), "s",
+        ),
+        Graph(
+            "Certificate", "How long the webhook's certificate is still valid.",
+            (("min by (pod) (memopod_certificate_expiration_timestamp_seconds) - time()", "{{pod}}"),), "s",
         ),
         Graph(
             "Overdue Pods", "Pods that were held too long, by what sweepers and janitor did.",

@@ -2,7 +2,7 @@
 
 import base64
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -14,6 +14,9 @@ from memopod.kube import SECRETS, ApiError, Client, NotFound
 _CERT_NAMES = ("tls.crt", "cert.pem")
 _UP = re.compile(r'^memopod_object_store_up\{store="([^"]*)"\} (\S+)$', re.MULTILINE)
 _NAME = "webhook certificate"
+_LATE = timedelta(days=1)
+"""Who renews certificates does so at two thirds of their life; less than this, and less than a sixth of it,
+is left only if nobody did."""
 
 
 async def certificate(client: Client, found: Installation) -> Check:
@@ -65,6 +68,9 @@ def fault_of(leaf: x509.Certificate, trusted: list[list[x509.Certificate]], name
     now = datetime.now(UTC)
     if not leaf.not_valid_before_utc <= now <= leaf.not_valid_after_utc:
         return f"the certificate is valid from {leaf.not_valid_before_utc} to {leaf.not_valid_after_utc}"
+    life = leaf.not_valid_after_utc - leaf.not_valid_before_utc
+    if leaf.not_valid_after_utc - now < min(_LATE, life / 6):
+        return f"the certificate ends at {leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC, and nobody renewed it"
     try:
         names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         known = names.get_values_for_type(x509.DNSName)

@@ -10,6 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from cache_server.admission import Verdict
@@ -24,7 +25,7 @@ class Files:
         self.cert, self.key = folder / "tls.crt", folder / "tls.key"
         self.arguments = str(self.cert), str(self.key)
 
-    def write(self, serial, *, only=None, password=None):
+    def write(self, serial, *, only=None, password=None, valid=timedelta(hours=1)):
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "cache-server")])
         now = datetime.now(UTC)
@@ -35,7 +36,7 @@ class Files:
             .public_key(key.public_key())
             .serial_number(serial)
             .not_valid_before(now - timedelta(hours=1))
-            .not_valid_after(now + timedelta(hours=1))
+            .not_valid_after(now + valid)
             .sign(key, hashes.SHA256())
         )
         pem = serialization.Encoding.PEM
@@ -138,6 +139,21 @@ async def test_a_replaced_certificate_serves_new_connections_and_open_ones_stay(
                 await reloaded.get()
         assert await ask() == "hello"
         assert connections == 1
+
+
+async def test_the_metric_says_when_the_certificate_that_is_served_ends(files):
+    def told():
+        return REGISTRY.get_sample_value("memopod_certificate_expiration_timestamp_seconds")
+
+    context = server_context(*files.arguments)
+    before = told()
+    async with reloading(context, files):
+        files.write(2, valid=timedelta(days=2))
+        served = x509.load_pem_x509_certificate(files.cert.read_bytes()).not_valid_after_utc.timestamp()
+        assert served > before
+        async with asyncio.timeout(30):
+            while told() != served:  # noqa: ASYNC110  a metric has no event
+                await asyncio.sleep(0.01)
 
 
 async def test_half_a_replacement_changes_nothing_and_is_reported_once(files):

@@ -28,6 +28,7 @@ HEALTHY = {
     'memopod_admissions_total{decision="run", reason="no-template"}': "0+1x120",
     'memopod_admission_seconds_bucket{le="0.005"}': "0+100x120",
     'memopod_admission_seconds_bucket{le="+Inf"}': "0+100x120",
+    "memopod_certificate_expiration_timestamp_seconds": "604800x120",
     'memopod_decision_seconds_bucket{le="0.5"}': "0+100x120",
     'memopod_decision_seconds_bucket{le="+Inf"}': "0+100x120",
     'memopod_overdue_total{action="taken", job="janitor"}': "0+1x120",
@@ -55,6 +56,7 @@ BROKEN = {
     "MemopodWebhookUnreachable": {
         'apiserver_admission_webhook_fail_open_count{name="cache.memopod.io", type="admit"}': "0+1x120"
     },
+    "MemopodCertificateEnds": {"memopod_certificate_expiration_timestamp_seconds": "86400x120"},
     "MemopodAdmissionSlow": {
         'memopod_admission_seconds_bucket{le="0.005"}': "0+50x120",
         'memopod_admission_seconds_bucket{le="5.0"}': "0+100x120",
@@ -102,6 +104,34 @@ BROKEN = {
 }
 """Alert -> what is different from a healthy cluster."""
 
+PLACEHOLDER = {
+    **{series: values for series, values in HEALTHY.items() if "decision" not in series},
+    'memopod_admissions_total{decision="reuse", reason="hit"}': "0+50x120",
+    'memopod_admissions_total{decision="run", reason="miss"}': "0+50x120",
+    'memopod_admissions_total{decision="run", reason="internal-error"}': "0x120",
+    'memopod_admissions_total{decision="run", reason="outputs-gone"}': "0+1x120",
+    'memopod_admissions_total{decision="run", reason="outputs-unchecked"}': "0+1x120",
+    'memopod_admissions_total{decision="run", reason="entries-unavailable"}': "0+1x120",
+}
+"""The same cluster in placeholder mode, where the webhook decides."""
+
+BROKEN_PLACEHOLDER = {
+    "MemopodNoLeader": {'memopod_admissions_total{decision="run", reason="no-controller"}': "0+1x120"},
+    "MemopodEntriesUnavailable": {
+        'memopod_admissions_total{decision="run", reason="decision-timeout"}': "0+20x120"
+    },
+    "MemopodKubernetesRefuses": {
+        'memopod_admissions_total{decision="run", reason="configmap-unreadable"}': "0+1x120"
+    },
+    "MemopodDecisionsFail": {
+        'memopod_admissions_total{decision="run", reason="internal-error"}': "0x65 1x60"
+    },
+    "MemopodOutputsUnchecked": {
+        'memopod_admissions_total{decision="run", reason="outputs-unchecked"}': "0+20x120"
+    },
+    "MemopodOutputsGone": {'memopod_admissions_total{decision="run", reason="outputs-gone"}': "0+20x120"},
+}
+
 
 @pytest.fixture(scope="module")
 def promtool(find_program):
@@ -131,7 +161,7 @@ def test_each_alert_fires_for_its_fault_and_none_in_a_healthy_cluster(promtool, 
         {
             "name": name or "healthy",
             "interval": "1m",
-            "input_series": [{"series": k, "values": v} for k, v in {**HEALTHY, **changes}.items()],
+            "input_series": [{"series": k, "values": v} for k, v in {**cluster, **changes}.items()],
             # Of each alert whether it fires; what its labels are is not compared.
             "promql_expr_test": [
                 {
@@ -142,7 +172,8 @@ def test_each_alert_fires_for_its_fault_and_none_in_a_healthy_cluster(promtool, 
                 for rule in RULES
             ],
         }
-        for name, changes in [("", {}), *BROKEN.items()]
+        for cluster, faults in ((HEALTHY, BROKEN), (PLACEHOLDER, BROKEN_PLACEHOLDER))
+        for name, changes in [("", {}), *faults.items()]
     ]
     path = tmp_path / "tests.yaml"
     path.write_text(
