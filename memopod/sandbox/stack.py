@@ -26,7 +26,7 @@ PORTS = Ports(
 started from the same file.
 """
 _MARIADB_USER, _MARIADB_DATABASES = "memopod", {"cache": "memopod_cache", "metadata": "memopod_metadata"}
-_MINIO_USER = "memopod"
+_MINIO_USER, _MINIO_READER = "memopod", "memopod-cache-server"
 
 
 def stack(state: Path, *, cluster_only: bool = False) -> Layout:
@@ -71,21 +71,28 @@ def _write_secrets(folder: Path, servers: Servers) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     # Each server has a user of its own, and only containers that mount the folder can see it.
     folder.chmod(0o755)
-    mariadb, redis, minio = (_once(folder / f"{name}-password") for name in ("mariadb", "redis", "minio"))
+    mariadb, redis, minio, reader = (
+        _once(folder / f"{name}-password") for name in ("mariadb", "redis", "minio", "minio-reader")
+    )
     databases = {
         f"{name}-database": f"mysql://{_MARIADB_USER}:{mariadb}@{servers.mariadb}/{database}"
         for name, database in _MARIADB_DATABASES.items()
     }
-    key = f"aws_access_key_id = {_MINIO_USER}\naws_secret_access_key = {minio}"
     texts = {
         **databases,
         "redis.conf": f"requirepass {redis}",
         "redis-url": f"redis://:{redis}@{servers.redis}/0",
         "minio-user": _MINIO_USER,
-        "aws-credentials": f"[default]\n{key}\n",
+        "minio-reader": f"{_MINIO_READER}\n{reader}\n",
+        "aws-credentials": _aws_credentials(_MINIO_USER, minio),
+        "cache-server-aws-credentials": _aws_credentials(_MINIO_READER, reader),
     }
     for name, text in texts.items():
         _write(folder / name, text)
+
+
+def _aws_credentials(user: str, password: str) -> str:
+    return f"[default]\naws_access_key_id = {user}\naws_secret_access_key = {password}\n"
 
 
 def _once(path: Path) -> str:

@@ -133,6 +133,8 @@ class Stack:
         if name == "minio":
             port = str(self.ports[9000])
             return [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", port]
+        if name == "minio-users":
+            return [sys.executable, "-c", "'moto takes any key'"]
         return [*MEMOPOD, *words]
 
     def _mariadb(self, words):

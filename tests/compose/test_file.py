@@ -14,7 +14,9 @@ from tests.compose.processes import FILE, REPOSITORY, read_file
 from tests.conftest import CONTROL_PLANE_HINT, program, unavailable
 
 STATE = Path("/var/lib/memopod")
-SERVERS = {"mariadb", "redis", "minio"}
+SERVERS = {"mariadb", "redis", "minio", "minio-users"}
+ONCE = {"init", "minio-users"}
+"""Services that end when they have made what the others need."""
 
 
 @pytest.fixture(scope="module")
@@ -85,10 +87,23 @@ def test_no_secret_is_in_the_file(services):
 
 def test_what_runs_on_is_checked_and_depended_on_by_its_health(started):
     for name, service in started.items():
-        assert ("healthcheck" in service) == (name != "init"), name
+        assert ("healthcheck" in service) == (name not in ONCE), name
         for needed, how in service.get("depends_on", {}).items():
-            expected = "service_completed_successfully" if needed == "init" else "service_healthy"
+            expected = "service_completed_successfully" if needed in ONCE else "service_healthy"
             assert how == {"condition": expected}
+
+
+def test_the_cache_server_has_a_key_that_reads_artifacts_and_nothing_else(services):
+    used = {
+        name: service["environment"]["AWS_SHARED_CREDENTIALS_FILE"]
+        for name, service in services.items()
+        if "AWS_SHARED_CREDENTIALS_FILE" in service.get("environment", {})
+    }
+    assert used.keys() == {"cluster", "cache-server"}
+    assert len(set(used.values())) == 2
+    policy = json.loads((REPOSITORY / "deploy" / "object-store" / "read-artifacts.json").read_text())
+    actions = {action for statement in policy["Statement"] for action in statement["Action"]}
+    assert actions == {"s3:GetObject", "s3:ListBucket"}
 
 
 def test_what_is_kept_is_kept_in_named_volumes(services):

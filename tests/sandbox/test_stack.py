@@ -20,8 +20,12 @@ def test_secrets_are_made_once_and_agree_with_each_other(tmp_path):
     assert first["metadata-database"] == f"mysql://memopod:{password}@mariadb:3306/memopod_metadata"
     assert first["redis.conf"] == f"requirepass {first['redis-password']}"
     assert first["minio-password"] in first["aws-credentials"]
-    passwords = {first[f"{name}-password"] for name in ("mariadb", "redis", "minio")}
-    assert len(passwords) == 3
+    user, reader = first["minio-reader"].split()
+    assert user in first["cache-server-aws-credentials"]
+    assert reader in first["cache-server-aws-credentials"]
+    assert first["minio-password"] not in first["cache-server-aws-credentials"]
+    passwords = {first[f"{name}-password"] for name in ("mariadb", "redis", "minio")} | {reader}
+    assert len(passwords) == 4
     assert all(len(made) == 48 for made in passwords)
 
 
