@@ -30,7 +30,7 @@ OF_THE_TESTS = (
 )  # fmt: skip
 OF_OTHER_PROGRAMS = {
     "--query-gpu", "--require-hashes", "--sandbox", "--all", "--as", "--set", "--single-transaction",
-    "--hex-blob", "--exit-on-error", "--no-owner", "--scale", "--last-failed",
+    "--hex-blob", "--exit-on-error", "--no-owner", "--scale", "--last-failed", "--build",
 }  # fmt: skip
 
 
