@@ -156,6 +156,32 @@ def _listen(server: grpc.aio.Server, settings: Settings) -> int:
 
 
 def _credentials(settings: Settings) -> grpc.ServerCredentials:
-    ca = Path(settings.tls_client_ca).read_bytes() if settings.tls_client_ca else None
-    pair = Path(settings.tls_key).read_bytes(), Path(settings.tls_certificate).read_bytes()
-    return grpc.ssl_server_credentials([pair], root_certificates=ca, require_client_auth=ca is not None)
+    """The certificates in the files as they are at each new connection. Raises OSError or ValueError."""
+    files = [
+        Path(name) for name in (settings.tls_key, settings.tls_certificate, settings.tls_client_ca) if name
+    ]
+
+    def read() -> tuple[bytes, ...]:
+        return tuple(file.read_bytes() for file in files)
+
+    def configuration(key: bytes, certificate: bytes, *ca: bytes) -> grpc.ServerCertificateConfiguration:
+        return grpc.ssl_server_certificate_configuration([(key, certificate)], *ca)
+
+    given = read()
+
+    def renewed() -> grpc.ServerCertificateConfiguration | None:
+        nonlocal given
+        try:
+            found = read()
+        except OSError as error:  # in the middle of a renewal: what is known is good
+            structlog.get_logger().warning("cannot read the certificate", error=str(error))
+            return None
+        if found == given:
+            return None
+        given = found
+        structlog.get_logger().info("the certificate is renewed", file=settings.tls_certificate)
+        return configuration(*given)
+
+    return grpc.dynamic_ssl_server_credentials(
+        configuration(*given), renewed, require_client_authentication=bool(settings.tls_client_ca)
+    )

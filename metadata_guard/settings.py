@@ -3,11 +3,11 @@
 import ipaddress
 from dataclasses import dataclass
 
-from memopod.service import setting
+from memopod.service import ServesTls, SpeaksTlsToStore, check_tls_to, setting
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(ServesTls, SpeaksTlsToStore):
     """Flags and environment of the metadata guard."""
 
     listen_address: str = setting(
@@ -16,19 +16,11 @@ class Settings:
         "or Pod's own, beside Envoy",
     )
     grpc_port: int = setting(8081, "port of the gRPC service; 0 chooses a free one")
-    tls_certificate: str = setting("", "PEM file: serve TLS with this certificate chain")
-    tls_key: str = setting("", "PEM file: its key")
-    tls_client_ca: str = setting("", "PEM file: clients must show a certificate of these authorities")
     store: str = setting(
         "metadata-grpc-replicas:8080",
         "HOST:PORT of the metadata store. Calls go to every address of the name in turn: a headless Service",
         env=["METADATA_STORE"],
     )
-    store_tls: bool = setting(False, "speak TLS to the store")
-    store_ca: str = setting("", "PEM file: the authorities of the store's certificate (default: gRPC's own)")
-    store_name: str = setting("", "name in the store's certificate (default: the store's host)")
-    store_certificate: str = setting("", "PEM file: certificate to show to the store")
-    store_key: str = setting("", "PEM file: its key")
     inherit: tuple[str, ...] = setting(
         (),
         "types of contexts whose namespace those members have that name none themselves; system.PipelineRun "
@@ -51,14 +43,8 @@ class Settings:
     log_level: str = setting("info", "debug, info, warning or error")
 
     def __post_init__(self) -> None:
-        if bool(self.tls_certificate) != bool(self.tls_key):
-            raise ValueError("--tls-certificate and --tls-key: expected both or neither")
-        if bool(self.store_certificate) != bool(self.store_key):
-            raise ValueError("--store-certificate and --store-key: expected both or neither")
-        if self.tls_client_ca and not self.tls_certificate:
-            raise ValueError("--tls-client-ca: expected --tls-certificate and --tls-key with it")
-        if (self.store_ca or self.store_name or self.store_certificate) and not self.store_tls:
-            raise ValueError("--store-ca, --store-name, --store-certificate: expected --store-tls with it")
+        self.check_tls()
+        check_tls_to("store", self)
         if not self.tls_certificate and not _loopback(self.listen_address):
             raise ValueError(
                 f"--listen-address {self.listen_address}: expected --tls-certificate and --tls-key with it, "

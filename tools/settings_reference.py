@@ -4,15 +4,18 @@ import dataclasses
 from pathlib import Path
 
 import cache_server.settings
+import memopod.proxy
 import metadata_guard.settings
 import metadata_store.settings
 import metadata_writer.settings
+from memopod.service.settings import fields_of
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "reference" / "settings.md"
 SERVICES = (
     ("memopod cache-server", "MEMOPOD_CACHE", cache_server.settings.Settings),
     ("memopod cache-janitor", "MEMOPOD_JANITOR", cache_server.settings.JanitorSettings),
     ("memopod metadata-writer", "MEMOPOD_WRITER", metadata_writer.settings.Settings),
+    ("memopod envoy", "MEMOPOD_ENVOY", memopod.proxy.Settings),
     ("memopod metadata-guard", "MEMOPOD_METADATA_GUARD", metadata_guard.settings.Settings),
     ("memopod metadata-store", "MEMOPOD_METADATA_STORE", metadata_store.settings.Settings),
 )
@@ -32,7 +35,7 @@ def reference() -> str:
 
 def section(command: str, prefix: str, settings: type) -> str:
     """One service's table."""
-    rows = [row(prefix, field) for field in sorted(dataclasses.fields(settings), key=is_inherited)]
+    rows = [row(prefix, field) for field in sorted(fields_of(settings), key=is_inherited)]
     return "\n".join(
         [f"## {command}", "", "| flag | environment | default | meaning |", "|---|---|---|---|", *rows, ""]
     )

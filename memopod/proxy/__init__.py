@@ -7,5 +7,6 @@ call what), `clusters` the side of the stores (which of them answers), `tls` bot
 
 from memopod.proxy.bootstrap import bootstrap
 from memopod.proxy.settings import Settings
+from memopod.proxy.tls import secrets
 
-__all__ = ["Settings", "bootstrap"]
+__all__ = ["Settings", "bootstrap", "secrets"]

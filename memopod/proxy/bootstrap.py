@@ -13,14 +13,18 @@ _PATTERN_STEPS = 2000
 """How long a pattern may be as RE2 compiles it: the one of all RPCs is longer than Envoy's default, 100."""
 
 
-def bootstrap(settings: Settings) -> dict[str, Any]:
-    """Envoy's bootstrap configuration (`envoy.config.bootstrap.v3.Bootstrap`), as YAML and JSON write it."""
+def bootstrap(settings: Settings, folder: str = "") -> dict[str, Any]:
+    """Envoy's bootstrap configuration (`envoy.config.bootstrap.v3.Bootstrap`), as YAML and JSON write it.
+
+    `folder`: where the files of `tls.secrets` are, for certificates that are read again; "" for none.
+    """
     monitor = "envoy.resource_monitors.global_downstream_max_connections"
     kind = "envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig"
     socket: dict[str, Any] = {"path": settings.admin}
     if not settings.admin.startswith("@"):
         socket["mode"] = 0o600
     return {
+        "node": {"id": "memopod", "cluster": "memopod"},  # must be something where secrets come from files
         "admin": {"address": {"pipe": socket}},
         "layered_runtime": {
             "layers": [
@@ -39,7 +43,7 @@ def bootstrap(settings: Settings) -> dict[str, Any]:
             ]
         },
         "static_resources": {
-            "listeners": listeners(settings, settings.listen_address or EVERYWHERE),
-            "clusters": clusters(settings),
+            "listeners": listeners(settings, settings.listen_address or EVERYWHERE, folder),
+            "clusters": clusters(settings, folder),
         },
     }

@@ -25,13 +25,13 @@ _AT_ONCE = 10_000
 """Calls under way to all replicas: far above what they serve, so the stores say when it is enough."""
 
 
-def clusters(settings: Settings) -> list[dict[str, Any]]:
-    """The clusters that the listeners' routes name."""
+def clusters(settings: Settings, folder: str) -> list[dict[str, Any]]:
+    """The clusters that the listeners' routes name. `folder`: see `tls`."""
     names = [STORE, STORE_FULL] if settings.full else [STORE]
-    found = [{**_grpc(name, settings.stores), **tls.to_stores(settings)} for name in names]
+    found = [{**_grpc(name, settings.stores), **tls.to_stores(settings, folder)} for name in names]
     if settings.guard is not None:
         guards = [endpoint(settings.guard, "--guard")]
-        found.append({**_grpc(GUARD, guards), **tls.to_guard(settings)})
+        found.append({**_grpc(GUARD, guards), **tls.to_guard(settings, folder)})
     found.append(
         {
             "name": ADMIN,

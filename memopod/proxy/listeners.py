@@ -62,17 +62,18 @@ _HEADERS_KB = 96
 """The store's 16 KB of metadata, and beside it the cookies of whatever signs people in before the UI."""
 
 
-def listeners(settings: Settings, address: str) -> list[_Json]:
-    """The listeners at `address`: for reads, for all RPCs, and for Envoy's own state."""
+def listeners(settings: Settings, address: str, folder: str) -> list[_Json]:
+    """The listeners at `address`: for reads, for all RPCs, and for Envoy's own state. `folder`: see `tls`."""
     found = [
         _listener(
             "read", address, settings.listen_port,
-            _read(settings), tls.downstream(settings, ["h2", "http/1.1"]),
+            _read(settings), tls.downstream(settings, ["h2", "http/1.1"], folder),
         ),
         _listener("status", address, settings.status_port, _status()),
     ]  # fmt: skip
     if settings.full:
-        full = _listener("full", address, settings.full, _full(settings), tls.downstream(settings, ["h2"]))
+        socket = tls.downstream(settings, ["h2"], folder)
+        full = _listener("full", address, settings.full, _full(settings), socket)
         found.insert(1, full)
     return found
 

@@ -5,7 +5,8 @@ import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from memopod.service import setting
+from memopod.service import ServesTls, SpeaksTlsToStore, check_tls_to, setting
+from memopod.service.tls import SYSTEM_CA
 
 _FULL_PORT = 9091
 _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/\s]+")
@@ -19,7 +20,7 @@ class Endpoint(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(ServesTls, SpeaksTlsToStore):
     """Flags and environment of `memopod envoy`."""
 
     listen_address: str = setting(
@@ -54,9 +55,7 @@ class Settings:
         "On another machine or Pod with --guard-tls only, since callers' tokens go along",
     )
     guard_tls: bool = setting(False, "speak TLS to the guard")
-    guard_ca: str = setting(
-        "/etc/ssl/certs/ca-certificates.crt", "PEM file: the authorities that the guard's certificate is of"
-    )
+    guard_ca: str = setting(SYSTEM_CA, "PEM file: the authorities that the guard's certificate is of")
     guard_name: str = setting("", "name in the guard's certificate (default: the guard's host)")
     guard_certificate: str = setting("", "PEM file: certificate to show to the guard")
     guard_key: str = setting("", "PEM file: its key")
@@ -65,16 +64,6 @@ class Settings:
         "origins whose pages may read: https://ui.example.org, with * for any part, or * alone for all "
         "(default: none, only pages that come through the same origin)",
     )
-    tls_certificate: str = setting("", "PEM file: serve TLS at both ports with this certificate chain")
-    tls_key: str = setting("", "PEM file: its key")
-    tls_client_ca: str = setting("", "PEM file: clients must show a certificate of these authorities")
-    store_tls: bool = setting(False, "speak TLS to the stores")
-    store_ca: str = setting(
-        "/etc/ssl/certs/ca-certificates.crt", "PEM file: the authorities that the stores' certificates are of"
-    )
-    store_name: str = setting("", "name in the stores' certificates (default: the first store's host)")
-    store_certificate: str = setting("", "PEM file: certificate to show to the stores")
-    store_key: str = setting("", "PEM file: its key")
     access_log: bool = setting(True, "a JSON line on stdout for each call, without payloads")
     log_level: str = setting("warning", "Envoy's own: trace, debug, info, warning, error, critical or off")
 
@@ -95,7 +84,9 @@ class Settings:
         for origin in self.cors_origins:
             if not _ORIGIN.fullmatch(origin):
                 raise ValueError(f"--cors-origins: expected SCHEME://HOST[:PORT] or *, got {origin!r}")
-        self._check_tls()
+        self.check_tls()
+        check_tls_to("store", self)
+        check_tls_to("guard", self)
 
     def _check_ports(self) -> None:
         ports = {"--listen-port": self.listen_port, "--status-port": self.status_port}
@@ -110,29 +101,17 @@ class Settings:
             )
 
     def _check_guard(self) -> None:
-        if self.guard is None:
-            if self.guard_tls:
-                raise ValueError("--guard-tls: expected --guard with it")
-        elif not self.guard_tls and not _loopback(endpoint(self.guard, "--guard").host):
+        if self.guard is None and self.guard_tls:
+            raise ValueError("--guard-tls: expected --guard with it")
+        if (
+            self.guard is not None
+            and not self.guard_tls
+            and not _loopback(endpoint(self.guard, "--guard").host)
+        ):
             raise ValueError(
                 f"--guard {self.guard}: expected --guard-tls with it, since callers' tokens would cross the "
                 "network in clear; or 127.0.0.1, in the same Pod"
             )
-        if self.guard_certificate and not self.guard_tls:
-            raise ValueError("--guard-certificate: expected --guard-tls with it")
-
-    def _check_tls(self) -> None:
-        for certificate, key, names in (
-            (self.tls_certificate, self.tls_key, "--tls-certificate and --tls-key"),
-            (self.store_certificate, self.store_key, "--store-certificate and --store-key"),
-            (self.guard_certificate, self.guard_key, "--guard-certificate and --guard-key"),
-        ):
-            if bool(certificate) != bool(key):
-                raise ValueError(f"{names}: expected both or neither")
-        if self.tls_client_ca and not self.tls_certificate:
-            raise ValueError("--tls-client-ca: expected --tls-certificate and --tls-key with it")
-        if self.store_certificate and not self.store_tls:
-            raise ValueError("--store-certificate: expected --store-tls with it")
 
     @property
     def stores(self) -> tuple[Endpoint, ...]:

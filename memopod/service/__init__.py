@@ -1,13 +1,24 @@
 """What every long-running process of memopod shares, and nothing of what any of them does.
 
-`setting` and `parse` turn flags and environment into a frozen dataclass, `configure_logs` sets up
-structured logs, `Health` serves `/healthz`, `/readyz` and `/metrics`, and `run` starts a service and
-ends it in order on a signal.
+`setting` and `parse` turn flags and environment into a frozen dataclass (`ServesTls` and `SpeaksTlsToStore`
+are those of certificates), `configure_logs` sets up structured logs, `Health` serves `/healthz`, `/readyz`
+and `/metrics`, and `run` starts a service and ends it in order on a signal.
 """
 
 from memopod.service.health import Health
 from memopod.service.lifecycle import run
 from memopod.service.logs import configure_logs
 from memopod.service.settings import from_environment, parse, setting
+from memopod.service.tls import ServesTls, SpeaksTlsToStore, check_tls_to
 
-__all__ = ["Health", "configure_logs", "from_environment", "parse", "run", "setting"]
+__all__ = [
+    "Health",
+    "ServesTls",
+    "SpeaksTlsToStore",
+    "check_tls_to",
+    "configure_logs",
+    "from_environment",
+    "parse",
+    "run",
+    "setting",
+]

@@ -52,7 +52,7 @@ def parse(
         allow_abbrev=False,
     )
     hints = typing.get_type_hints(cls)
-    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+    fields = fields_of(cls)
     for field in fields:
         dashed = "--" + field.name.replace("_", "-")
         flags = dict.fromkeys([dashed, "--" + field.name, *field.metadata.get("aliases", ())])
@@ -75,6 +75,11 @@ def parse(
         return cls(**values)
     except ValueError as error:
         parser.error(str(error))
+
+
+def fields_of(cls: type) -> "list[dataclasses.Field[Any]]":
+    """The settings of a dataclass as people should read them: its own before those that it inherits."""
+    return sorted(dataclasses.fields(cls), key=lambda field: field.name not in cls.__annotations__)
 
 
 def from_environment(variable: str, environ: Mapping[str, str] = os.environ) -> str:

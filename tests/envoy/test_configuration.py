@@ -69,7 +69,9 @@ def test_the_admin_interface_is_a_unix_socket_that_no_other_user_may_open():
         ({"cors_origins": ("https://ui.example/page",)}, "--cors-origins: expected SCHEME://HOST"),
         ({"tls_key": "k"}, "--tls-certificate and --tls-key: expected both or neither"),
         ({"store_certificate": "c", "store_tls": True}, "--store-certificate and --store-key: expected both"),
-        ({"store_certificate": "c", "store_key": "k"}, "expected --store-tls with it"),
+        ({"store_certificate": "c", "store_key": "k"}, "--store-certificate: expected --store-tls with it"),
+        ({"store_ca": "c"}, "--store-ca: expected --store-tls with it"),
+        ({"guard_name": "n", "guard": "localhost:1"}, "--guard-name: expected --guard-tls with it"),
         ({"tls_client_ca": "c"}, "--tls-client-ca: expected --tls-certificate"),
     ],
 )

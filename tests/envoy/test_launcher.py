@@ -65,6 +65,17 @@ def test_a_bad_value_is_one_clear_line_too():
     assert result.stderr.endswith("memopod envoy run: error: --store: expected HOST:PORT, got 'nowhere'\n")
 
 
+def test_certificates_that_cannot_be_used_are_said_at_the_start(tmp_path):
+    nothing, garbage = tmp_path / "nothing.pem", tmp_path / "garbage.pem"
+    garbage.write_text("no certificate")
+    for file in (nothing, garbage):
+        for flags in (["--tls-certificate", file, "--tls-key", file], ["--store-tls", "--store-ca", file]):
+            result = launch("run", "--listen-address", "127.0.0.1", *map(str, flags))
+            assert (result.returncode, result.stdout) == (1, "")
+            assert result.stderr.startswith("memopod envoy run: error: Envoy refuses its configuration")
+            assert str(file) in result.stderr
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"]])
 def test_every_command_explains_itself(arguments):
     result = launch(*arguments)

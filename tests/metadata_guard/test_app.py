@@ -13,7 +13,7 @@ from ml_metadata.proto import metadata_store_service_pb2 as service
 from metadata_guard.app import serve
 from metadata_guard.settings import Settings
 from tests.envoy.conftest import EnvoyProcess, free_port
-from tests.envoy.test_tls import Authority
+from tests.envoy.test_tls import Authority, shown
 
 SERVICE = "/ml_metadata.MetadataStoreService"
 BEARER = [("authorization", "Bearer team-a")]
@@ -101,6 +101,29 @@ async def guard(**values):
     finally:
         stop.set()
         await asyncio.wait_for(task, 30)
+
+
+async def test_a_renewed_certificate_is_shown_without_a_restart(kubeconfig, tmp_path):
+    authority = Authority(tmp_path)
+    pair = authority.issue("guard.example")
+    async with (
+        store() as (port, _),
+        guard(
+            kubeconfig=kubeconfig, store=f"127.0.0.1:{port}", tls_certificate=str(pair.certificate),
+            tls_key=str(pair.key), listen_address="0.0.0.0",
+        ) as guarded,
+    ):  # fmt: skip
+        for _ in range(3):
+            async with asyncio.timeout(30):
+                now = None
+                while now != pair.certificate.read_text():
+                    with contextlib.suppress(ConnectionRefusedError):  # it starts
+                        now = await asyncio.to_thread(shown, guarded)
+            pair.key.unlink()  # in the middle of a renewal the certificate of before is good
+            before = await asyncio.to_thread(shown, guarded)
+            assert before == pair.certificate.read_text()
+            authority.issue("guard.example")
+            assert pair.certificate.read_text() != before
 
 
 async def until_health(port, wanted):
