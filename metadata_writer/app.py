@@ -1,12 +1,13 @@
 """The metadata writer's process: what is started, in which order, and how it ends."""
 
 import asyncio
+import gc
 import os
 import socket
 import sys
 import uuid
-from collections.abc import Coroutine, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from metadata_writer.lineage_events import LineageEvents
 
 _log = structlog.get_logger()
+_GARBAGE: Final = (20_000, 20, 20)
+"""Objects, and rounds, between looks for circles: a decoded Pod is hundreds of objects, and in none."""
+Pace = Callable[[], Awaitable[None]]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -48,6 +52,8 @@ def main(argv: list[str] | None = None) -> int:
 
 async def serve(settings: Settings, stop: asyncio.Event) -> None:
     """Record until `stop` is set. Raises OSError when a port is taken or there is no kubeconfig."""
+    gc.freeze()
+    gc.set_threshold(*_GARBAGE)
     async with (
         Client.from_kubeconfig(settings.kubeconfig or None, user_agent="memopod-writer") as client,
         StoreClient(settings.store, timeout=settings.store_timeout) as store,
@@ -67,7 +73,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
             recorded=events.send if events is not None else None,
         )
         writer = Writer(client, recorder, probe, shards, options)
-        helping.append(writer.finalizers.run())
+        helping += [writer.finalizers.run(), writer.sightings.first_lists.run()]
         pods, workflows, results = informers(client, settings.namespace or None, writer)
         health = Health(
             {
@@ -97,6 +103,7 @@ def _openlineage(target: str) -> "LineageEvents | None":
 def informers(client: Client, namespace: str | None, writer: Writer) -> tuple[Informer, Informer, Informer]:
     """Those of Pods, Workflows and WorkflowTaskResults: they tell the writer, and keep next to nothing."""
     sightings, finalizers = writer.sightings, writer.finalizers
+    lists = sightings.first_lists
 
     def on_pod(event: str, pod: dict[str, Any]) -> None:
         finalizers.on_pod(event, pod)
@@ -111,7 +118,7 @@ def informers(client: Client, namespace: str | None, writer: Writer) -> tuple[In
         keep=sightings.keep_pod,
         on_lost=sightings.on_pod_lost,
         shape=PodShape,
-        pace=writer.pace,
+        pace=_both(writer.pace, lists.pace_pods),
     )
     workflows = Informer(
         client,
@@ -121,7 +128,7 @@ def informers(client: Client, namespace: str | None, writer: Writer) -> tuple[In
         keep=sightings.keep_workflow,
         on_lost=sightings.on_workflow_lost,
         shape=WorkflowShape,
-        pace=writer.pace,
+        pace=_both(writer.pace, lists.pace_workflows),
     )
     results = Informer(
         client,
@@ -130,10 +137,18 @@ def informers(client: Client, namespace: str | None, writer: Writer) -> tuple[In
         on_event=sightings.on_result,
         keep=lambda _: None,  # what one said stays known, whatever becomes of it
         shape=ResultShape,
+        pace=lists.pace_results,
     )
-    sightings.pods_listed = pods.synced
-    sightings.workflows_listed = workflows.synced
+    lists.pods_listed, lists.workflows_listed = pods.synced, workflows.synced
     return pods, workflows, results
+
+
+def _both(first: Pace, second: Pace) -> Pace:
+    async def wait() -> None:
+        await first()
+        await second()
+
+    return wait
 
 
 def _elect(

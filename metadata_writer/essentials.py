@@ -8,6 +8,8 @@ from metadata_writer.finalizer import holds
 
 _PHASES = ("", "Pending", "Running", "Succeeded", "Skipped", "Failed", "Error", "Omitted")
 
+_OVER = 4
+"""Of a Workflow's facts: it has ended."""
 _WRITTEN_BY_US = "pipelines.kubeflow.org/metadata_"
 """Labels and annotations that say what was recorded: nothing to record in turn."""
 
@@ -78,9 +80,15 @@ def essential_workflow(workflow: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def workflow_facts(workflow: Mapping[str, Any]) -> int:
-    """Changes when `essential_workflow` may say more than before."""
+    """Changes when `essential_workflow` may say more than before, and when the Workflow ends."""
     status = workflow.get("status") or {}
-    return 2 * ("artifactRepositoryRef" in status) + ("storedWorkflowTemplateSpec" in status)
+    ended = status.get("phase") in ("Succeeded", "Failed", "Error")
+    return _OVER * ended + 2 * ("artifactRepositoryRef" in status) + ("storedWorkflowTemplateSpec" in status)
+
+
+def is_over(facts: int | None) -> bool:
+    """Whether a Workflow with these facts has ended; true of one that is not there."""
+    return facts is None or bool(facts & _OVER)
 
 
 def node_facts(node: Mapping[str, Any]) -> int:

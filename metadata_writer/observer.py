@@ -16,7 +16,8 @@ from memopod.steps.outputs import NodesOffloaded, declared, read_outputs, workfl
 from metadata_writer import metrics, reader
 from metadata_writer.essentials import essential_pod, essential_workflow
 from metadata_writer.records import State, StepRecord
-from metadata_writer.sightings import ObjectRef, Sighting, Sightings, StepKey
+from metadata_writer.sighting import ObjectRef, Sighting, StepKey
+from metadata_writer.sightings import Sightings
 
 _decode = msgspec.json.Decoder().decode
 _BROKEN = "template-unreadable"
@@ -104,8 +105,8 @@ class Observer:
         if sighting.pod is None and sighting.pod_at is not None:
             pod = await self._fetch_pod(sighting.pod_at)
             sighting = dataclasses.replace(sighting, pod=pod, pod_at=sighting.pod_at if pod else None)
-        lacks_frame = sighting.workflow is None and (sighting.pod is None or _is_offloaded(sighting.pod))
-        if sighting.workflow_at is not None and (lacks_frame or self._sightings.lacks_node(key)):
+        lacks = sighting.workflow is None or self._sightings.lacks_node(key)
+        if sighting.workflow_at is not None and lacks:
             workflow = await self._fetch_workflow(sighting.workflow_at)
             if workflow is not None:
                 sighting = dataclasses.replace(
@@ -182,14 +183,6 @@ class Observer:
         if template is None:
             raise TemplateGone(f"the template of Pod {step.pod_name} is in no ConfigMap and no Workflow")
         return dataclasses.replace(step, template=template)
-
-
-def _is_offloaded(pod: Mapping[str, Any]) -> bool:
-    return any(
-        variable.get("value") == names.OFFLOADED
-        for container in (*pod["spec"]["initContainers"], *pod["spec"]["containers"])
-        for variable in container["env"]
-    )
 
 
 def _node(workflow: Mapping[str, Any], node_id: str) -> Mapping[str, Any] | None:

@@ -6,66 +6,31 @@ can show again is kept packed, as far as there is room, until its step is record
 (a Pod, a Workflow that was deleted) has room of its own, for nothing else remembers what it alone said.
 """
 
-import asyncio
-import dataclasses
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import structlog
 
-from memopod.steps import names
-from memopod.steps.argo import containers, environment, owner_workflow
-from memopod.steps.outputs import NodesOffloaded, is_complete, workflow_nodes
+from memopod.steps.argo import owner_workflow
+from memopod.steps.outputs import is_complete
 from metadata_writer.bodies import Bodies
 from metadata_writer.essentials import (
     essential_pod,
     essential_workflow,
+    is_over,
     node_facts,
     pod_facts,
     workflow_facts,
 )
+from metadata_writer.first_lists import FirstLists
+from metadata_writer.nodes import Nodes
 from metadata_writer.reader import node_skip_reason, skip_reason
 from metadata_writer.settled import NO_POD, Mark, Settled, digest
+from metadata_writer.sighting import ObjectRef, Sighting, StepKey, step_key
 
-StepKey = tuple[str, str]
-"""UID of the Workflow, id of the node."""
 Kind = Literal["pod", "node", "workflow", "result"]
-
-
-class ObjectRef(NamedTuple):
-    """An object that the API server has."""
-
-    namespace: str
-    name: str
-    uid: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sighting:
-    """What is to be seen of a step.
-
-    `pod` may be one that is deleted; it is None although `pod_at` says that there is one where there was
-    no room to keep it, and so is `workflow` (which comes without its nodes) or `node` beside
-    `workflow_at`. `workflow_gone`: there is no such Workflow any more; `workflow` may still show it as it
-    was last. `result` is the WorkflowTaskResult, once it is complete. `version` changes with every event
-    that says something new.
-    """
-
-    pod: Mapping[str, Any] | None
-    pod_at: ObjectRef | None
-    workflow: Mapping[str, Any] | None
-    workflow_at: ObjectRef | None
-    node: Mapping[str, Any] | None
-    workflow_gone: bool
-    result: Mapping[str, Any] | None = None
-    version: int = dataclasses.field(default=0, compare=False)
-
-    @property
-    def pod_gone(self) -> bool:
-        """Whether there is no Pod, or not any more."""
-        return self.pod_at is None
 
 
 @dataclass(slots=True)
@@ -97,12 +62,10 @@ class Sightings:
         self._version = 0
         self._live = Bodies(live)
         self._gone = Bodies(gone)
-        self._unreadable: set[bytes] = set()
+        self._nodes = Nodes()
         self._log = structlog.get_logger()
-        self.pods_listed = asyncio.Event()
-        """The informer's `synced`: before that a missing Pod is not a deleted one."""
-        self.workflows_listed = asyncio.Event()
-        """The same of Workflows."""
+        self.first_lists = FirstLists(changed)
+        """Which objects were listed, and the steps that wait for that."""
 
     @property
     def bytes_kept(self) -> int:
@@ -115,9 +78,14 @@ class Sightings:
         return len(self._keys) + len(self._settled)
 
     @property
+    def unsettled(self) -> int:
+        """Those of them that are not recorded as they were last seen."""
+        return len(self._keys)
+
+    @property
     def unreadable_workflows(self) -> int:
         """Workflows whose nodes are in Argo's own database, or broken: their Pods alone speak for them."""
-        return len(self._unreadable)
+        return len(self._nodes)
 
     @staticmethod
     def keep_pod(pod: dict[str, Any]) -> bytes:
@@ -220,17 +188,31 @@ class Sightings:
     def _take_workflow(self, event: str, workflow: Mapping[str, Any]) -> None:
         uid = str(workflow["metadata"]["uid"])
         own = digest(uid, 16)
-        nodes = self._nodes(own, workflow) if "status" in workflow else {}
-        for node_id, node in nodes.items():
-            self._take_node((uid, node_id), own, node, workflow)
         if event == "DELETED":
+            nodes = self._nodes.read(own, workflow)
+            for node_id, node in nodes.items():
+                self._take_node((uid, node_id), own, node, workflow)
             self._delete_workflow(own, nodes)
             return
-        facts = workflow_facts(workflow)
-        lacking = ("workflow", uid) not in self._live and uid in self._steps
-        if self._workflows.get(own) != facts or lacking:
-            self._live.put(("workflow", uid), essential_workflow(workflow))
+        before, facts = self._workflows.get(own), workflow_facts(workflow)
         self._workflows[own] = facts
+        for node_id, node in self._nodes.read(own, workflow).items():
+            self._take_node((uid, node_id), own, node, workflow)
+        if before is None:
+            self._let_go(uid)
+        kept = ("workflow", own) in self._live
+        # Of one that has ended no step is to come that is not here, but where its nodes do not show them.
+        if uid in self._steps or not is_over(facts) or self._nodes.unreadable(own):
+            if before != facts or (uid in self._steps and not kept):
+                self._live.put(("workflow", own), essential_workflow(workflow))
+        elif kept:
+            self._live.drop(("workflow", own))
+
+    def _let_go(self, uid: str) -> None:
+        """Steps that waited for their Workflow, of which it has no node (yet)."""
+        for node_id, step in self._steps.get(uid, {}).items():
+            if step.pod is not None and self.first_lists.let_go((uid, node_id)):
+                self._changed((uid, node_id))
 
     def _take_node(
         self, key: StepKey, own: bytes, node: Mapping[str, Any], workflow: Mapping[str, Any]
@@ -267,19 +249,22 @@ class Sightings:
         step = self._steps.get(key[0], {}).get(key[1])
         if step is not None:
             self._tell_changed(key, step)
+        else:
+            self.first_lists.result_alone(key)
 
     def look(self, key: StepKey) -> Sighting:
         """The newest that is known of a step; next to nothing of one that is settled."""
         uid, node_id = key
         step = self._steps.get(uid, {}).get(node_id)
-        there = digest(uid, 16) in self._workflows
+        own = digest(uid, 16)
+        there = own in self._workflows
         return Sighting(
             pod=self._body("pod", key),
             pod_at=step.pod if step is not None else None,
-            workflow=self._body("workflow", uid),
+            workflow=self._body("workflow", own),
             workflow_at=ObjectRef(step.namespace, step.workflow, uid) if step is not None and there else None,
             node=self._body("node", key),
-            workflow_gone=not there and self.workflows_listed.is_set(),
+            workflow_gone=not there and self.first_lists.workflows_listed.is_set(),
             result=self._body("result", key),
             version=step.version if step is not None else 0,
         )
@@ -288,11 +273,6 @@ class Sightings:
         """Whether a node was seen that there was no room to keep."""
         step = self._steps.get(key[0], {}).get(key[1])
         return step is not None and bool(step.node_facts) and not self._has("node", key)
-
-    def awaits_pod(self, key: StepKey) -> bool:
-        """Whether the step's Pod may be among those that are still to be listed."""
-        step = self._steps.get(key[0], {}).get(key[1])
-        return step is not None and step.pod is None and not self.pods_listed.is_set()
 
     def namespace(self, key: StepKey) -> str:
         """The namespace of a step; empty for one that is settled or was forgotten."""
@@ -311,6 +291,7 @@ class Sightings:
                 bodies.drop((kind, key))
         if step is None:
             return
+        self.first_lists.let_go(key)
         del steps[node_id]
         token = _token(key)
         del self._keys[token]
@@ -319,24 +300,26 @@ class Sightings:
         self._forget_if_over(workflow, node)
         if not steps:
             del self._steps[uid], self._uids[workflow]
-            for bodies in (self._live, self._gone):
-                bodies.drop(("workflow", uid))
+            self._gone.drop(("workflow", workflow))
+            if is_over(self._workflows.get(workflow)):
+                self._live.drop(("workflow", workflow))
 
     def _forget_if_over(self, workflow: bytes, node: bytes) -> None:
         """Forget a settled step whose Pod and Workflow are gone."""
         mark = self._settled.get(workflow, node)
-        over = workflow not in self._workflows and self.workflows_listed.is_set()
+        over = workflow not in self._workflows and self.first_lists.workflows_listed.is_set()
         if mark is not None and mark.pod == NO_POD and over:
             self._settled.pop(workflow, node)
 
     def _delete_workflow(self, own: bytes, nodes: Mapping[str, Mapping[str, Any]]) -> None:
         self._workflows.pop(own, None)
-        self._unreadable.discard(own)
+        self._nodes.forget(own)
         self._settled.close(own)
         uid = self._uids.get(own)
         if uid is None:
+            self._live.drop(("workflow", own))
             return
-        self._tell_dropped(self._live.move(("workflow", uid), self._gone))
+        self._tell_dropped(self._live.move(("workflow", own), self._gone))
         for node_id, step in list(self._steps[uid].items()):
             key = (uid, node_id)
             pending = (nodes.get(node_id) or {}).get("phase") == "Pending" and step.pod is None
@@ -364,35 +347,22 @@ class Sightings:
     def _tell_changed(self, key: StepKey, step: _Step) -> None:
         self._version += 1
         step.version = self._version
+        lists = self.first_lists
+        if not lists.over:
+            there = digest(key[0], 16) in self._workflows
+            if lists.hold_back(key, pod=step.pod is not None, workflow=there):
+                return
         self._changed(key)
 
-    def _has(self, kind: Kind, key: StepKey | str) -> bool:
+    def _has(self, kind: Kind, key: StepKey | bytes) -> bool:
         return (kind, key) in self._live or (kind, key) in self._gone
 
-    def _body(self, kind: Kind, key: StepKey | str) -> Any | None:
+    def _body(self, kind: Kind, key: StepKey | bytes) -> Any | None:
         return self._live.get((kind, key)) or self._gone.get((kind, key))
 
     def _tell_dropped(self, dropped: int) -> None:
         if dropped:
             self._log.warning("deleted objects were let go before they were recorded", objects=dropped)
-
-    def _nodes(self, own: bytes, workflow: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
-        try:
-            nodes = workflow_nodes(workflow)
-            if not all(isinstance(node, dict) for node in nodes.values()):
-                raise TypeError("a node that is no object")  # noqa: TRY301 (one place tells of all)
-        except NodesOffloaded as error:
-            reason = str(error)
-        except Exception as error:  # noqa: BLE001 (nobody validates a Workflow: one may hold anything)
-            reason = f"its nodes cannot be read: {type(error).__name__}"
-        else:
-            self._unreadable.discard(own)
-            return nodes
-        if own not in self._unreadable:
-            self._unreadable.add(own)
-            name = workflow["metadata"]["name"]
-            self._log.warning("steps whose Pods are gone cannot be closed", workflow=name, error=reason)
-        return {}
 
 
 def _token(key: StepKey) -> bytes:
@@ -404,14 +374,3 @@ def _named(pod: Mapping[str, Any]) -> tuple[str, str]:
     """Namespace and name of the Workflow that a Pod belongs to."""
     owner = owner_workflow(pod)
     return pod["metadata"].get("namespace", ""), owner[0] if owner is not None else ""
-
-
-def step_key(pod: Mapping[str, Any]) -> StepKey | None:
-    """Which step a Pod runs, without reading its template; None for no step of a workflow."""
-    owner = owner_workflow(pod)
-    if owner is None:
-        return None
-    annotations = pod["metadata"].get("annotations") or {}
-    named = (environment(container, "ARGO_NODE_ID") for container in containers(pod))
-    node_id = annotations.get(names.ARGO_NODE_ID) or next(filter(None, named), None)
-    return (sys.intern(owner[1]), node_id) if node_id else None

@@ -25,7 +25,8 @@ from metadata_writer.pod_marks import Marking, marks
 from metadata_writer.recorder import Outcome, Recorder, Wish
 from metadata_writer.records import State, StepRecord
 from metadata_writer.shards import Shards, shard_of
-from metadata_writer.sightings import Sightings, StepKey
+from metadata_writer.sighting import StepKey
+from metadata_writer.sightings import Sightings
 from metadata_writer.store_probe import StoreProbe
 from metadata_writer.work_queue import WorkQueue
 
@@ -38,7 +39,7 @@ _PATIENT_LOOKS: Final = 7
 """How often a reused step waits for the record of the run it reuses: half a minute. It is usually there."""
 _NODE_GRACE: Final = 2.0
 """Seconds that a node without a Pod is left alone: the Pod's event may be under way, and says more."""
-_FULL: Final = 5_000
+_FULL: Final = 1_000
 """Steps that wait; beyond that no further page of a list is asked for."""
 _LISTED: Final = 100
 """Steps in quarantine that `status` names; all are counted."""
@@ -152,6 +153,7 @@ class Writer:
             "queue": len(self._queue),
             "parked": sum(map(len, self._parked.values())),
             "steps_seen": self.sightings.steps,
+            "steps_unsettled": self.sightings.unsettled,
             "bytes_kept": self.sightings.bytes_kept,
             "unreadable_workflows": self.sightings.unreadable_workflows,
             "oldest_waiting_seconds": round(self._lag.oldest(), 3),
@@ -200,9 +202,6 @@ class Writer:
 
     async def _observe(self, key: StepKey) -> _Turn | None:
         looks = self._attempts.looks(key)
-        if self.sightings.awaits_pod(key):
-            self._queue.add_later(key, _NODE_GRACE)
-            return None
         try:
             seen = await self._observer.observe(key)
         except (ApiError, TemplateGone) as error:
@@ -218,8 +217,7 @@ class Writer:
         if record is None:
             self._finish(key, seen, settled=seen.closed)
             return None
-        if not record.from_pod and not (looks and self.sightings.pods_listed.is_set()):
-            # Before all Pods are listed, a node without one looks like one whose Pod is gone.
+        if not record.from_pod and not looks:
             self._attempts.looked(key)
             self._queue.add_later(key, _NODE_GRACE)
             return None

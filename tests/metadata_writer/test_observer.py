@@ -9,8 +9,8 @@ from metadata_writer.sightings import Sightings
 async def seen(cluster, live):
     """Sightings of all that the API server has."""
     sightings = Sightings(lambda _: None, live=live, gone=1 << 20)
-    sightings.pods_listed.set()
-    sightings.workflows_listed.set()
+    sightings.first_lists.pods_listed.set()
+    sightings.first_lists.workflows_listed.set()
     for pod in (await cluster.client.list(PODS, namespace=cluster.namespace))["items"]:
         sightings.on_pod("ADDED", {"apiVersion": "v1", "kind": "Pod", **pod})
     for workflow in (await cluster.client.list(WORKFLOWS, namespace=cluster.namespace))["items"]:
@@ -74,6 +74,6 @@ async def test_a_template_that_is_nowhere_is_said_so_and_so_is_one_that_is_none(
 
 async def test_a_step_of_which_nothing_is_left_is_nothing_to_record(cluster):
     sightings = Sightings(lambda _: None, live=1, gone=1)
-    sightings.workflows_listed.set()
+    sightings.first_lists.workflows_listed.set()
     found = await Observer(cluster.client, sightings).observe(("uid", "node"))
     assert (found.record, found.closed) == (None, True)

@@ -8,7 +8,8 @@ import pytest
 from metadata_writer.essentials import essential_pod, essential_workflow, pod_facts, workflow_facts
 from metadata_writer.reader import skip_reason
 from metadata_writer.shapes import MetadataShape, PodShape, ResultShape, WorkflowShape
-from metadata_writer.sightings import Sightings, step_key
+from metadata_writer.sighting import step_key
+from metadata_writer.sightings import Sightings
 
 SAMPLES = Path(__file__).parent.parent / "samples" / "argo-4.1.2"
 
@@ -21,7 +22,8 @@ class Watcher(Sightings):
     def __init__(self, live=1 << 20, gone=1 << 20):
         self.changes = []
         super().__init__(self.changes.append, live=live, gone=gone)
-        self.workflows_listed.set()
+        self.first_lists.pods_listed.set()
+        self.first_lists.workflows_listed.set()
 
     def settle(self, key, version=None):
         super().settle(key, self.look(key).version if version is None else version)
@@ -121,9 +123,9 @@ def test_no_more_deleted_pods_are_kept_than_the_limit(pod):
 
 def test_a_missing_workflow_is_gone_only_once_all_are_listed(seen, pod, key):
     seen.on_pod("ADDED", pod)
-    seen.workflows_listed.clear()
+    seen.first_lists.workflows_listed.clear()
     assert not seen.look(key).workflow_gone
-    seen.workflows_listed.set()
+    seen.first_lists.workflows_listed.set()
     assert seen.look(key).workflow_gone
 
 
