@@ -15,6 +15,7 @@ from memopod.kube import PODS, TASK_RESULTS, WORKFLOWS, Client, Informer
 from memopod.mlmd import StoreClient
 from memopod.service import Health, configure_logs, parse, run
 from memopod.steps import names
+from metadata_writer.lookup import Lookup
 from metadata_writer.pod_marks import Marking
 from metadata_writer.recorder import Recorder
 from metadata_writer.settings import Settings
@@ -72,8 +73,12 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
             finalizer=settings.finalizer == "on",
             recorded=events.send if events is not None else None,
         )
-        writer = Writer(client, recorder, probe, shards, options)
-        helping += [writer.finalizers.run(), writer.sightings.first_lists.run()]
+        writer = Writer(client, recorder, Lookup(store), probe, shards, options)
+        helping += [
+            writer.finalizers.run(),
+            writer.sightings.first_lists.run(),
+            writer.standby.run(probe.up),
+        ]
         pods, workflows, results = informers(client, settings.namespace or None, writer)
         health = Health(
             {

@@ -53,10 +53,14 @@ class FirstLists:
         self._moved.set()
         return True
 
+    def holds(self, key: StepKey) -> bool:
+        """Whether a step waits."""
+        return key in self._without_pod or key in self._without_workflow
+
     def let_go(self, key: StepKey) -> bool:
         """A step is not to wait any longer; whether it did."""
         self._results.discard(key)
-        held = key in self._without_pod or key in self._without_workflow
+        held = self.holds(key)
         self._without_pod.pop(key, None)
         self._without_workflow.pop(key, None)
         self._moved.set()

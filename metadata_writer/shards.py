@@ -21,24 +21,25 @@ def shard_of(namespace: str, shards: int) -> int:
 
 
 class Shards:
-    """`won(shard)` is called when this replica becomes the leader of one. Without election it leads all."""
+    """`won` is called when this replica becomes the leader of one. Without election it leads all."""
 
     def __init__(self, count: int) -> None:
         self.count = count
         self._electors: list[LeaderElector] = []
 
     def elect(
-        self, client: Client, *, namespace: str, identity: str, won: Callable[[int], None]
+        self, client: Client, *, namespace: str, identity: str, won: Callable[[], None]
     ) -> list[Coroutine[Any, Any, None]]:
         """What takes part in the election of each shard, until it is cancelled."""
 
-        def on_change(shard: int) -> Callable[[bool], None]:
-            return lambda leads: won(shard) if leads else None
+        def on_change(leads: bool) -> None:
+            if leads:
+                won()
 
         for shard in range(self.count):
             name = _LEASE if self.count == 1 else f"{_LEASE}-{shard}-of-{self.count}"
             elector = LeaderElector(
-                client, namespace=namespace, name=name, identity=identity, on_change=on_change(shard)
+                client, namespace=namespace, name=name, identity=identity, on_change=on_change
             )
             self._electors.append(elector)
         return [elector.run() for elector in self._electors]

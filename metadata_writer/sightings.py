@@ -153,6 +153,8 @@ class Sightings:
         named = step.pod is not None
         step.pod = ObjectRef(metadata.get("namespace", ""), metadata["name"], metadata["uid"])
         if same and named:
+            if ("pod", key) in self._live:
+                self._live.put(("pod", key), essential_pod(pod))  # its labels may be new: nothing to record
             return
         step.pod_digest, step.pod_facts = own, facts
         self._gone.drop(("pod", key))
@@ -273,6 +275,10 @@ class Sightings:
         """Whether a node was seen that there was no room to keep."""
         step = self._steps.get(key[0], {}).get(key[1])
         return step is not None and bool(step.node_facts) and not self._has("node", key)
+
+    def waiting(self) -> list[StepKey]:
+        """Unsettled steps, but those that wait for a list."""
+        return [key for key in self._keys.values() if not self.first_lists.holds(key)]
 
     def namespace(self, key: StepKey) -> str:
         """The namespace of a step; empty for one that is settled or was forgotten."""

@@ -20,13 +20,15 @@ from memopod.mlmd import StoreError, StoreUnavailable
 from metadata_writer import metrics
 from metadata_writer.attempts import FORESEEN, Attempts, as_json, said
 from metadata_writer.finalizer import Finalizers, change, release
+from metadata_writer.lookup import Lookup
 from metadata_writer.observer import Observation, Observer, TemplateGone, TemplateUnreadable
 from metadata_writer.pod_marks import Marking, marks
 from metadata_writer.recorder import Outcome, Recorder, Wish
 from metadata_writer.records import State, StepRecord
-from metadata_writer.shards import Shards, shard_of
+from metadata_writer.shards import Shards
 from metadata_writer.sighting import StepKey
 from metadata_writer.sightings import Sightings
+from metadata_writer.standby import StandBy
 from metadata_writer.store_probe import StoreProbe
 from metadata_writer.work_queue import WorkQueue
 
@@ -90,6 +92,7 @@ class Writer:
         self,
         client: Client,
         recorder: Recorder,
+        lookup: Lookup,
         probe: StoreProbe,
         shards: Shards,
         options: Options,
@@ -101,12 +104,20 @@ class Writer:
         self._shards = shards
         self._options = options
         self._queue: WorkQueue[StepKey] = WorkQueue()
-        self._parked: dict[int, set[StepKey]] = {}
         self._attempts: Attempts[StepKey] = Attempts()
         self._lag = _Lag()
         self._log = structlog.get_logger()
         self.sightings = Sightings(self._changed, live=options.live_bytes, gone=options.gone_bytes)
         self._observer = Observer(client, self.sightings)
+        self.standby = StandBy(
+            self._observer,
+            self.sightings,
+            lookup,
+            marking=options.marking,
+            batch=options.batch,
+            leads=lambda key: self._shards.leads(self.sightings.namespace(key)),
+            led=self._queue.add,
+        )
         metrics.FAILING.set_function(lambda: self._attempts.failing)
         metrics.QUARANTINED.set_function(lambda: len(self._attempts.quarantine()))
         metrics.QUEUE.set_function(lambda: len(self._queue))
@@ -137,11 +148,16 @@ class Writer:
     async def pace(self) -> None:
         """Wait while so many steps are queued that no more should be listed."""
         await self._queue.fewer_than(_FULL)
+        await self.standby.fewer_than(_FULL)
 
-    def won(self, shard: int) -> None:
+    def won(self) -> None:
         """This replica leads a shard from now on: its steps have their turn."""
-        for key in self._parked.pop(shard, ()):
+        for key in self.sightings.waiting():
             self._queue.add(key)
+
+    def _parked(self) -> int:
+        waiting = map(self.sightings.namespace, self.sightings.waiting())
+        return sum(not self._shards.leads(namespace) for namespace in waiting)
 
     def status(self) -> dict[str, Any]:
         """For `memopod writer status`."""
@@ -151,7 +167,7 @@ class Writer:
             "store": "answers" if self._probe.up.is_set() else "away",
             "shards": {"led": self._shards.led(), "of": self._shards.count},
             "queue": len(self._queue),
-            "parked": sum(map(len, self._parked.values())),
+            "parked": self._parked(),
             "steps_seen": self.sightings.steps,
             "steps_unsettled": self.sightings.unsettled,
             "bytes_kept": self.sightings.bytes_kept,
@@ -197,7 +213,7 @@ class Writer:
         if not namespace or self._shards.leads(namespace):
             return True  # of a step that was forgotten there is nothing to write
         self._lag.since.pop(key, None)
-        self._parked.setdefault(shard_of(namespace, self._shards.count), set()).add(key)
+        self.standby.park(key)
         return False
 
     async def _observe(self, key: StepKey) -> _Turn | None:

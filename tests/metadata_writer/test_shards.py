@@ -1,5 +1,6 @@
 import asyncio
 from collections import Counter
+from functools import partial
 
 from memopod.kube import Client
 from metadata_writer.shards import Shards, shard_of
@@ -24,13 +25,15 @@ async def test_each_shard_has_one_leader_and_another_follows_it(cluster, kubecon
         replicas, tasks = [], []
         for name in ("one", "other"):
             shards, won = Shards(2), []
-            runs = shards.elect(client, namespace=cluster.namespace, identity=name, won=won.append)
+            runs = shards.elect(
+                client, namespace=cluster.namespace, identity=name, won=partial(won.append, name)
+            )
             replicas.append((shards, won))
             tasks.append([asyncio.create_task(run, name=f"elect {name}") for run in runs])
             await eventually(lambda: sum(len(s.led()) for s, _ in replicas) == 2)
         (first, first_won), (second, second_won) = replicas
         assert sorted([*first.led(), *second.led()]) == [0, 1]
-        assert sorted(first_won + second_won) == [0, 1]
+        assert (first_won, second_won) == (["one"] * len(first.led()), ["other"] * len(second.led()))
         assert first.leads("x") != second.leads("x")
         for task in tasks[0]:
             task.cancel()
