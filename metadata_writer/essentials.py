@@ -79,16 +79,17 @@ def essential_workflow(workflow: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def workflow_facts(workflow: Mapping[str, Any]) -> int:
+def workflow_facts(workflow: Mapping[str, Any]) -> bytes:
     """Changes when `essential_workflow` may say more than before, and when the Workflow ends."""
     status = workflow.get("status") or {}
     ended = status.get("phase") in ("Succeeded", "Failed", "Error")
-    return _OVER * ended + 2 * ("artifactRepositoryRef" in status) + ("storedWorkflowTemplateSpec" in status)
+    said = 2 * ("artifactRepositoryRef" in status) + ("storedWorkflowTemplateSpec" in status)
+    return bytes((_OVER * ended + said,))
 
 
-def is_over(facts: int | None) -> bool:
+def is_over(facts: bytes | None) -> bool:
     """Whether a Workflow with these facts has ended; true of one that is not there."""
-    return facts is None or bool(facts & _OVER)
+    return facts is None or bool(facts[0] & _OVER)
 
 
 def node_facts(node: Mapping[str, Any]) -> int:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import structlog
 
+from memopod.kube import Traces
 from memopod.steps.argo import owner_workflow
 from memopod.steps.outputs import is_complete
 from metadata_writer.bodies import Bodies
@@ -27,7 +28,7 @@ from metadata_writer.essentials import (
 from metadata_writer.first_lists import FirstLists
 from metadata_writer.nodes import Nodes
 from metadata_writer.reader import node_skip_reason, skip_reason
-from metadata_writer.settled import NO_POD, Mark, Settled, digest
+from metadata_writer.settled import NO_POD, TOKEN, WORKFLOW, Mark, Settled, digest
 from metadata_writer.sighting import ObjectRef, Sighting, StepKey, step_key
 
 Kind = Literal["pod", "node", "workflow", "result"]
@@ -58,7 +59,7 @@ class Sightings:
         self._keys: dict[bytes, StepKey] = {}
         self._uids: dict[bytes, str] = {}
         self._settled = Settled()
-        self._workflows: dict[bytes, int] = {}
+        self._workflows = Traces(WORKFLOW)
         self._version = 0
         self._live = Bodies(live)
         self._gone = Bodies(gone)
@@ -99,12 +100,12 @@ class Sightings:
     @staticmethod
     def keep_workflow(workflow: dict[str, Any]) -> bytes:
         """The same of a Workflow, for `on_workflow_lost`."""
-        return digest(str(workflow["metadata"]["uid"]), 16)
+        return digest(str(workflow["metadata"]["uid"]), WORKFLOW)
 
     def on_pod_lost(self, kept: bytes) -> None:
         """A Pod was deleted while nobody watched."""
         if kept:
-            self._delete_pod(kept[:24], kept[24:], None)
+            self._delete_pod(kept[:TOKEN], kept[TOKEN:], None)
 
     def on_workflow_lost(self, kept: bytes) -> None:
         """A Workflow was deleted while nobody watched."""
@@ -145,7 +146,7 @@ class Sightings:
             self._delete_pod(token, own, pod)
             return
         facts = pod_facts(pod)
-        mark = self._settled.get(token[:16], token[16:])
+        mark = self._settled.get(token)
         if mark is not None and (mark.pod, mark.pod_facts) == (own, facts):
             return
         step = self._step(key, token, _named(pod))
@@ -162,12 +163,11 @@ class Sightings:
         self._tell_changed(key, step)
 
     def _delete_pod(self, token: bytes, own: bytes, pod: Mapping[str, Any] | None) -> None:
-        workflow, node = token[:16], token[16:]
-        mark = self._settled.get(workflow, node)
+        mark = self._settled.get(token)
         if mark is not None:
             if mark.pod == own:
-                self._settled.put(workflow, node, mark._replace(pod=NO_POD))
-                self._forget_if_over(workflow, node)
+                self._settled.put(token, mark._replace(pod=NO_POD))
+                self._forget_if_over(token)
             return
         key = self._keys.get(token)
         if key is None and pod is not None:
@@ -189,7 +189,7 @@ class Sightings:
 
     def _take_workflow(self, event: str, workflow: Mapping[str, Any]) -> None:
         uid = str(workflow["metadata"]["uid"])
-        own = digest(uid, 16)
+        own = digest(uid, WORKFLOW)
         if event == "DELETED":
             nodes = self._nodes.read(own, workflow)
             for node_id, node in nodes.items():
@@ -197,7 +197,7 @@ class Sightings:
             self._delete_workflow(own, nodes)
             return
         before, facts = self._workflows.get(own), workflow_facts(workflow)
-        self._workflows[own] = facts
+        self._workflows.put(own, facts)
         for node_id, node in self._nodes.read(own, workflow).items():
             self._take_node((uid, node_id), own, node, workflow)
         if before is None:
@@ -222,7 +222,7 @@ class Sightings:
         if node.get("type") != "Pod":
             return
         facts, token = node_facts(node), own + digest(key[1])
-        known = self._steps.get(key[0], {}).get(key[1]) or self._settled.get(own, token[16:])
+        known = self._steps.get(key[0], {}).get(key[1]) or self._settled.get(token)
         if known is not None and known.node_facts == facts:
             return
         if node_skip_reason(workflow, node) is not None:
@@ -241,7 +241,7 @@ class Sightings:
             return
         key = (owner[1], str(result["metadata"]["name"]))
         token = _token(key)
-        if self._settled.get(token[:16], token[16:]) is not None:
+        if self._settled.get(token) is not None:
             return
         body = {
             "metadata": {"labels": result["metadata"].get("labels")},
@@ -258,7 +258,7 @@ class Sightings:
         """The newest that is known of a step; next to nothing of one that is settled."""
         uid, node_id = key
         step = self._steps.get(uid, {}).get(node_id)
-        own = digest(uid, 16)
+        own = digest(uid, WORKFLOW)
         there = own in self._workflows
         return Sighting(
             pod=self._body("pod", key),
@@ -301,24 +301,24 @@ class Sightings:
         del steps[node_id]
         token = _token(key)
         del self._keys[token]
-        workflow, node = token[:16], token[16:]
-        self._settled.put(workflow, node, Mark(step.pod_digest, step.pod_facts, step.node_facts))
-        self._forget_if_over(workflow, node)
+        workflow = token[:WORKFLOW]
+        self._settled.put(token, Mark(step.pod_digest, step.pod_facts, step.node_facts))
+        self._forget_if_over(token)
         if not steps:
             del self._steps[uid], self._uids[workflow]
             self._gone.drop(("workflow", workflow))
             if is_over(self._workflows.get(workflow)):
                 self._live.drop(("workflow", workflow))
 
-    def _forget_if_over(self, workflow: bytes, node: bytes) -> None:
+    def _forget_if_over(self, token: bytes) -> None:
         """Forget a settled step whose Pod and Workflow are gone."""
-        mark = self._settled.get(workflow, node)
-        over = workflow not in self._workflows and self.first_lists.workflows_listed.is_set()
+        mark = self._settled.get(token)
+        over = token[:WORKFLOW] not in self._workflows and self.first_lists.workflows_listed.is_set()
         if mark is not None and mark.pod == NO_POD and over:
-            self._settled.pop(workflow, node)
+            self._settled.pop(token)
 
     def _delete_workflow(self, own: bytes, nodes: Mapping[str, Mapping[str, Any]]) -> None:
-        self._workflows.pop(own, None)
+        self._workflows.pop(own)
         self._nodes.forget(own)
         self._settled.close(own)
         uid = self._uids.get(own)
@@ -339,7 +339,7 @@ class Sightings:
         """The step, which is not settled from now on; `named` are namespace and name of its Workflow."""
         steps = self._steps.setdefault(key[0], {})
         if key[1] not in steps:
-            mark = self._settled.pop(token[:16], token[16:]) or Mark(NO_POD, 0, 0)
+            mark = self._settled.pop(token) or Mark(NO_POD, 0, 0)
             steps[key[1]] = _Step(
                 sys.intern(named[0]),
                 named[1],
@@ -347,7 +347,7 @@ class Sightings:
                 pod_facts=mark.pod_facts,
                 node_facts=mark.node_facts,
             )
-            self._keys[token], self._uids[token[:16]] = key, key[0]
+            self._keys[token], self._uids[token[:WORKFLOW]] = key, key[0]
         return steps[key[1]]
 
     def _tell_changed(self, key: StepKey, step: _Step) -> None:
@@ -355,7 +355,7 @@ class Sightings:
         step.version = self._version
         lists = self.first_lists
         if not lists.over:
-            there = digest(key[0], 16) in self._workflows
+            there = digest(key[0], WORKFLOW) in self._workflows
             if lists.hold_back(key, pod=step.pod is not None, workflow=there):
                 return
         self._changed(key)
@@ -373,7 +373,7 @@ class Sightings:
 
 def _token(key: StepKey) -> bytes:
     """24 bytes for a step: 16 of its Workflow, 8 of its node."""
-    return digest(key[0], 16) + digest(key[1])
+    return digest(key[0], WORKFLOW) + digest(key[1])
 
 
 def _named(pod: Mapping[str, Any]) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""Steps that another replica writes: this one keeps what it saw of them until the store has it, and no longer.
+"""Steps that another replica writes: this one keeps what it saw of them until the store has it.
 
 So a leader that dies takes nothing with it that its follower saw, and a follower needs no more memory than a
 leader. It asks the store some seconds after the leader should have written, and writes nothing itself.

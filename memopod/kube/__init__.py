@@ -35,6 +35,7 @@ from memopod.kube.resources import (
     WORKFLOWS,
     Resource,
 )
+from memopod.kube.traces import Traces
 
 __all__ = [
     "CONFIG_MAPS",
@@ -61,6 +62,7 @@ __all__ = [
     "LeaseWatcher",
     "NotFound",
     "Resource",
+    "Traces",
     "Unavailable",
     "emit",
     "escape",

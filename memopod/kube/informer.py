@@ -19,6 +19,7 @@ from memopod.kube.backoff import Backoff
 from memopod.kube.client import Client
 from memopod.kube.errors import ApiError, Gone
 from memopod.kube.resources import Resource
+from memopod.kube.traces import Traces
 
 Object = dict[str, Any]
 Key = tuple[str, str]
@@ -27,6 +28,8 @@ Handler = Callable[[str, Object], None]
 Change = tuple[str, Key | bytes, Object | bytes]
 """ADDED, MODIFIED or DELETED, what, and the object or what is left of it."""
 
+_NAME = 16
+"""Bytes of a name's digest."""
 _DIGEST = 8
 """Bytes of a UID's and of a version's digest: only those of one name are ever compared."""
 _WATCH_SECONDS = 60.0
@@ -79,7 +82,7 @@ class Informer:
         self._shape = shape
         self._pace = pace
         self._known: dict[Key, Object] = {}
-        self._traces: dict[bytes, bytes] = {}
+        self._traces = Traces(_NAME)
         self._version: str | None = None
         self._log = structlog.get_logger().bind(resource=resource.plural, namespace=namespace)
         self.objects: Mapping[Key, Object] = MappingProxyType(self._known)
@@ -122,8 +125,10 @@ class Informer:
                         for change in self._listed(page["items"], listed):
                             yield change
                         version = page["metadata"]["resourceVersion"]
-                for key, known in [(k, v) for k, v in self._all().items() if k not in listed]:
-                    yield "DELETED", key, known
+                for key in [key for key in self._keys() if key not in listed]:
+                    known = self._find(key)
+                    if known is not None:
+                        yield "DELETED", key, known
                 self._version = version
                 self.synced.set()
             watch = self._client.watch(
@@ -153,7 +158,7 @@ class Informer:
 
     def _as_changes(self, kind: str, item: Object) -> list[Change]:
         key = self._key(item)
-        known = self._all().get(key)
+        known = self._find(key)
         if kind == "DELETED":
             return [("DELETED", key, item)] if known is not None else []
         if known is None:
@@ -165,7 +170,7 @@ class Informer:
 
     def _apply(self, kind: str, key: Key | bytes, item: Object | bytes) -> None:
         if kind == "DELETED":
-            del self._all()[key]
+            self._forget(key)
         elif not isinstance(item, bytes):
             self._remember(key, item)
         if isinstance(item, bytes):
@@ -175,21 +180,28 @@ class Informer:
             self._on_event(kind, item)
 
     def _remember(self, key: Key | bytes, item: Object) -> None:
-        if self._keep is None:
-            self._all()[key] = item
-        elif (kept := self._keep(item)) is not None:
-            self._all()[key] = b"".join((*self._identity(item), kept))
-        else:
-            self._all().pop(key, None)
+        if not isinstance(key, bytes):
+            self._known[key] = item
+        elif self._keep is not None and (kept := self._keep(item)) is not None:
+            self._traces.put(key, b"".join((*self._identity(item), kept)))
 
-    def _all(self) -> dict[Any, Any]:
-        """What is known, by key: objects, or traces of them."""
+    def _forget(self, key: Key | bytes) -> None:
+        if isinstance(key, bytes):
+            self._traces.pop(key)
+        else:
+            del self._known[key]
+
+    def _keys(self) -> Iterable[Key | bytes]:
         return self._known if self._keep is None else self._traces
+
+    def _find(self, key: Key | bytes) -> Object | bytes | None:
+        """What is known of an object: itself, or its trace."""
+        return self._traces.get(key) if isinstance(key, bytes) else self._known.get(key)
 
     def _key(self, item: Object) -> Key | bytes:
         metadata = item["metadata"]
         key = metadata.get("namespace", ""), metadata["name"]
-        return key if self._keep is None else _digest("/".join(key), 16)
+        return key if self._keep is None else _digest("/".join(key), _NAME)
 
     def _identity(self, item: Object | bytes) -> tuple[Any, Any]:
         """UID and version of an object, as they are compared."""

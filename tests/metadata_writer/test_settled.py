@@ -14,13 +14,13 @@ def test_it_remembers_as_a_dictionary_does(actions):
     settled, model = Settled(), {}
     for action, workflow, node, mark in actions:
         if action == "put":
-            settled.put(workflow, node, mark)
+            settled.put(workflow + node, mark)
             model[workflow, node] = mark
         elif action == "pop":
-            assert settled.pop(workflow, node) == model.pop((workflow, node), None)
+            assert settled.pop(workflow + node) == model.pop((workflow, node), None)
         else:
             settled.close(workflow)
             model = {k: m for k, m in model.items() if k[0] != workflow or m.pod != NO_POD}
         assert len(settled) == len(model)
-        assert settled.get(workflow, node) == model.get((workflow, node))
-    assert all(settled.get(*key) == mark for key, mark in model.items())
+        assert settled.get(workflow + node) == model.get((workflow, node))
+    assert all(settled.get(b"".join(key)) == mark for key, mark in model.items())
