@@ -17,9 +17,10 @@ import yaml
 from memopod.kube import WORKFLOWS, Client
 from memopod.mlmd import StoreClient, StoreError
 from memopod.steps.outputs import NodesOffloaded, read_outputs, workflow_nodes
-from metadata_writer import reader
+from metadata_writer import reader, templates
 from metadata_writer.recorder import Recorder, Wish
 from metadata_writer.records import StepRecord
+from metadata_writer.skipping import node_skip_reason
 
 _BATCH: Final = 200
 """Steps that are put together."""
@@ -89,7 +90,7 @@ def steps_of(workflow: Mapping[str, Any]) -> list[StepRecord]:
     """
     if (workflow.get("status") or {}).get("phase") not in ("Succeeded", "Failed", "Error"):
         return []
-    repository = reader.repository(workflow)
+    repository = templates.repository(workflow)
     records = [
         reader.read_node(
             workflow, node, outputs=read_outputs(node.get("outputs") or {}, repository), ended=True
@@ -97,7 +98,7 @@ def steps_of(workflow: Mapping[str, Any]) -> list[StepRecord]:
         for node in workflow_nodes(workflow).values()
         if node.get("type") == "Pod"
         and node.get("phase") not in ("Pending", "Skipped", "Omitted")
-        and reader.node_skip_reason(workflow, node) is None
+        and node_skip_reason(workflow, node) is None
     ]
     return sorted(records, key=lambda record: float(record.custom.get("started_at") or 0))
 

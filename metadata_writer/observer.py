@@ -13,7 +13,7 @@ from memopod.kube.outputs import fetch_outputs
 from memopod.steps import NotAStep, Outputs, Step, names, read_step
 from memopod.steps.argo import decode_template
 from memopod.steps.outputs import NodesOffloaded, declared, read_outputs, workflow_nodes
-from metadata_writer import metrics, reader
+from metadata_writer import metrics, reader, states, templates
 from metadata_writer.essentials import essential_pod, essential_workflow
 from metadata_writer.records import State, StepRecord
 from metadata_writer.sighting import ObjectRef, Sighting, StepKey
@@ -77,12 +77,12 @@ class Observer:
         return await self._observe_pod(step, sighting)
 
     async def _observe_pod(self, step: Step, sighting: Sighting) -> Observation:
-        closed = reader.closing_node(sighting.node, pod_gone=sighting.pod_gone)
-        if not reader.has_begun(step, closed):
+        closed = states.closing_node(sighting.node, pod_gone=sighting.pod_gone)
+        if not states.has_begun(step, closed):
             return Observation(record=None, closed=sighting.workflow_gone and sighting.pod_gone)
         if step.template is None:
             step = await self._with_template(step, sighting)
-        outputs = await self._outputs(step, sighting) if reader.has_finished(step, closed) else None
+        outputs = await self._outputs(step, sighting) if states.has_finished(step, closed) else None
         record = reader.read_pod(
             step,
             node=sighting.node,
@@ -95,7 +95,7 @@ class Observer:
         return Observation(
             record=record,
             reported=outputs is not None or not succeeded or sighting.workflow_gone,
-            closed=sighting.workflow_gone or reader.is_fulfilled(sighting.node),
+            closed=sighting.workflow_gone or states.is_fulfilled(sighting.node),
             pod=None if sighting.pod_gone else sighting.pod,
         )
 
@@ -138,10 +138,10 @@ class Observer:
         if workflow is None or node is None:
             return None
         stopped = sighting.workflow_gone and node.get("phase") == "Running"
-        if not reader.is_fulfilled(node) and not stopped:
+        if not states.is_fulfilled(node) and not stopped:
             return None
         reported = node.get("outputs") or (sighting.result or {}).get("outputs") or {}
-        outputs = read_outputs(reported, reader.repository(workflow))
+        outputs = read_outputs(reported, templates.repository(workflow))
         return reader.read_node(workflow, node, outputs=outputs, ended=sighting.workflow_gone)
 
     async def _outputs(self, step: Step, sighting: Sighting) -> Outputs | None:
@@ -150,8 +150,8 @@ class Observer:
         if sighting.result is not None:
             return read_outputs(sighting.result.get("outputs") or {}, archive)
         node = sighting.node
-        if node is not None and reader.is_fulfilled(node):
-            archive = archive or reader.repository(sighting.workflow or {})
+        if node is not None and states.is_fulfilled(node):
+            archive = archive or templates.repository(sighting.workflow or {})
             outputs = read_outputs(node.get("outputs") or {}, archive)
             if _has_all(step, outputs):
                 return outputs
@@ -207,8 +207,8 @@ def _template_of_node(sighting: Sighting) -> Mapping[str, Any] | None:
     """The Workflow's own template, with the node's inputs in place of what Argo would have filled in."""
     if sighting.workflow is None or sighting.node is None:
         return None
-    template = reader.find_template(sighting.workflow, sighting.node)
+    template = templates.find_template(sighting.workflow, sighting.node)
     if template is None:
         return None
     inputs = sighting.node.get("inputs") or {}
-    return {**template, "inputs": inputs, "archiveLocation": reader.repository(sighting.workflow)}
+    return {**template, "inputs": inputs, "archiveLocation": templates.repository(sighting.workflow)}

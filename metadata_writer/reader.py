@@ -17,74 +17,18 @@ from memopod.steps.locations import resolve
 from memopod.steps.outputs import OutputArtifact
 from memopod.steps.times import from_text
 from metadata_writer.components import Component, read_component, read_pipeline
-from metadata_writer.records import Input, Output, Run, State, StepRecord, Value, fits
+from metadata_writer.records import Input, Output, Run, StepRecord, Value, fits
+from metadata_writer.states import is_fulfilled, node_state, pod_state
+from metadata_writer.templates import find_template, repository
 
 KFP_ARGUMENTS: Final = "pipelines.kubeflow.org/arguments.parameters"
 """Annotation of Kubeflow Pipelines v1: a JSON object, name of a component's input -> value."""
 
-_TFX_ENTRYPOINT = "tfx/orchestration/kubeflow/container_entrypoint.py"
 _KFP_INPUTS = "/tmp/inputs/"  # noqa: S108 (a name, not a file)
-_STOPPED = re.compile(r"(shutdown|stopped) with strategy", re.IGNORECASE)
 _LAST_PART = re.compile(r"[^.\[\]()]+(\([^()]*\))*$")
 _ATTEMPT = re.compile(r"\((\d{1,6})\)$")
 """The attempts of a step are called `<step>(0)`, `<step>(1)`, ...; the items of a loop `<step>(0:<item>)`."""
 _ARGO_CONTAINERS = frozenset({"wait", "init", "supervisor"})
-_FULFILLED = frozenset({"Succeeded", "Failed", "Error"})
-
-
-def skip_reason(pod: Mapping[str, Any]) -> str | None:
-    """Why a Pod is left alone, as Kubeflow's writer leaves it; None for one that is recorded."""
-    if names.ARGO_WORKFLOW not in (pod["metadata"].get("labels") or {}):
-        return "no-workflow"
-    mains = [c for c in pod["spec"].get("containers") or () if c.get("name") == "main"]
-    return _skip_reason(pod["metadata"], mains[0] if len(mains) == 1 else {})
-
-
-def node_skip_reason(workflow: Mapping[str, Any], node: Mapping[str, Any]) -> str | None:
-    """The same of a node: what its Pod would say is in the template and the Workflow."""
-    template = find_template(workflow, node) or {}
-    for_all = (workflow.get("spec") or {}).get("podMetadata") or {}
-    return _skip_reason(for_all, {}) or _skip_reason(
-        template.get("metadata") or {}, template.get("container") or {}
-    )
-
-
-def _skip_reason(metadata: Mapping[str, Any], container: Mapping[str, Any]) -> str | None:
-    # Kubeflow Pipelines v2 and TFX record for themselves.
-    if (metadata.get("annotations") or {}).get(names.KFP_V2_COMPONENT) == "true":
-        return "kfp-v2"
-    command = container.get("command") or [""]
-    by_label = "tfx" in (metadata.get("labels") or {}).get(names.KFP_SDK_TYPE, "")
-    return "tfx" if by_label or str(command[-1]).endswith(_TFX_ENTRYPOINT) else None
-
-
-def has_begun(step: Step, closed: Mapping[str, Any] | None) -> bool:
-    """Whether there is anything to record yet: a held or pending step has not begun.
-
-    `closed` is what `closing_node` says.
-    """
-    return _pod_phase(step) == "Running" or has_finished(step, closed)
-
-
-def has_finished(step: Step, closed: Mapping[str, Any] | None) -> bool:
-    """Whether the step has ended, well or not. `closed` is what `closing_node` says."""
-    return _pod_phase(step) in {"Succeeded", "Failed"} or closed is not None
-
-
-def closing_node(node: Mapping[str, Any] | None, *, pod_gone: bool) -> Mapping[str, Any] | None:
-    """The node of a step, where its word on how the step ended counts besides the Pod's; else None.
-
-    The watches of Pods and Workflows are not ordered. A Pod that is still there will say itself that
-    it succeeded, and only it says whether that was by reuse.
-    """
-    if node is None or not is_fulfilled(node):
-        return None
-    return node if pod_gone or node.get("phase") != "Succeeded" else None
-
-
-def is_fulfilled(node: Mapping[str, Any] | None) -> bool:
-    """Whether Argo has closed the node of a step."""
-    return node is not None and node.get("phase") in _FULFILLED
 
 
 def read_pod(
@@ -102,7 +46,7 @@ def read_pod(
     unknown. Where Pod and Workflow are gone, a step that has not finished never will. `workflow` (it
     may come without nodes) has the artifact repository, for a template that does not repeat it.
     """
-    state = _pod_state(step, node, pod_gone=pod_gone, workflow_gone=workflow_gone)
+    state = pod_state(step, node, pod_gone=pod_gone, workflow_gone=workflow_gone)
     display_name = last_part(step.node_name) or step.pod_name
     component = read_component(step.template_name or display_name, step.annotations)
     return StepRecord(
@@ -144,7 +88,7 @@ def read_node(
         run=Run(name, namespace, str(metadata["uid"]), read_pipeline(workflow)),
         type_name=component.type_name,
         component_id=component.name,
-        state=_node_state(node, ended=ended),
+        state=node_state(node, ended=ended),
         custom={
             **_arguments(annotations),
             **_input_parameters(None, node),
@@ -165,63 +109,10 @@ def read_node(
     )
 
 
-def find_template(workflow: Mapping[str, Any], node: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The template of a node as the Workflow holds it, its own or one that it stored; None if neither."""
-    status = workflow.get("status") or {}
-    specs = (workflow.get("spec") or {}, status.get("storedWorkflowTemplateSpec") or {})
-    for spec in specs:
-        for template in spec.get("templates") or ():
-            if template.get("name") == node.get("templateName"):
-                found: Mapping[str, Any] = template
-                return found
-    return None
-
-
-def repository(workflow: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The artifact repository of a Workflow, in the shape of a template's `archiveLocation`."""
-    reference = (workflow.get("status") or {}).get("artifactRepositoryRef") or {}
-    found: Mapping[str, Any] = reference.get("artifactRepository") or {}
-    return found
-
-
 def last_part(node_name: str) -> str:
     """The task's own name: `train(0)` of `run-x7.prepare.train(0)`."""
     match = _LAST_PART.search(node_name)
     return match.group() if match else node_name
-
-
-def _pod_phase(step: Step) -> str:
-    return str((step.pod.get("status") or {}).get("phase", ""))
-
-
-def _pod_state(step: Step, node: Mapping[str, Any] | None, *, pod_gone: bool, workflow_gone: bool) -> State:
-    phase = _pod_phase(step)
-    if phase == "Succeeded":
-        return State.CACHED if _reused(step) else State.COMPLETE
-    if phase == "Failed" and node is not None and node.get("phase") == "Succeeded":
-        return State.COMPLETE  # for Argo the step's own container counts, not its sidecars
-    closed = closing_node(node, pod_gone=pod_gone)
-    if closed is not None:
-        state = _node_state(closed)
-        # Argo's word on how it ended, but the Pod's on whether it ran.
-        return State.COMPLETE if state is State.CACHED and phase == "Running" else state
-    if phase == "Failed":
-        return State.FAILED
-    return State.CANCELED if pod_gone and workflow_gone else State.RUNNING
-
-
-def _reused(step: Step) -> bool:
-    """Whether memopod or Kubeflow's cache server gave this Pod the outputs of an earlier run."""
-    return step.reused or step.labels.get(names.KFP_REUSED) == "true"
-
-
-def _node_state(node: Mapping[str, Any], *, ended: bool = False) -> State:
-    if node.get("phase") == "Succeeded":
-        # A Pod that ran was on a node; one that memopod finished, or Argo's memoization spared, was not.
-        return State.COMPLETE if node.get("hostNodeName") else State.CACHED
-    if is_fulfilled(node):
-        return State.CANCELED if _STOPPED.search(str(node.get("message") or "")) else State.FAILED
-    return State.CANCELED if ended else State.RUNNING
 
 
 def _identity(workflow: str, namespace: str, node_name: str) -> dict[str, Value]:

@@ -27,9 +27,9 @@ from metadata_writer.essentials import (
 )
 from metadata_writer.first_lists import FirstLists
 from metadata_writer.nodes import Nodes
-from metadata_writer.reader import node_skip_reason, skip_reason
 from metadata_writer.settled import NO_POD, TOKEN, WORKFLOW, Mark, Settled, digest
 from metadata_writer.sighting import ObjectRef, Sighting, StepKey, step_key
+from metadata_writer.skipping import node_skip_reason, skip_reason
 
 Kind = Literal["pod", "node", "workflow", "result"]
 

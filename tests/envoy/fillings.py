@@ -12,6 +12,7 @@ from memopod.steps import NotAStep, read_step
 from memopod.steps.outputs import read_outputs
 from metadata_writer import reader
 from metadata_writer.recorder import Recorder
+from metadata_writer.skipping import skip_reason
 
 SAMPLES = Path(__file__).parent.parent / "samples"
 STORE_SESSION = json.dumps({"Provider": "minio", "Params": {"fromEnv": "true"}})
@@ -28,7 +29,7 @@ async def record_samples(address, version):
                 step = read_step(pod)
             except NotAStep:
                 continue
-            if step.template is None or reader.skip_reason(pod):
+            if step.template is None or skip_reason(pod):
                 continue
             final = path.with_name(path.name.split(".")[0] + ".workflow-final.json")
             node = json.loads(final.read_text())["status"]["nodes"][step.node_id]

@@ -7,8 +7,9 @@ import pytest
 
 from memopod.steps import names, read_step
 from memopod.steps.outputs import read_outputs
-from metadata_writer import reader
+from metadata_writer import reader, states, templates
 from metadata_writer.records import Input, State
+from metadata_writer.skipping import skip_reason
 
 SAMPLES = Path(__file__).parent.parent / "samples"
 PODS = sorted(SAMPLES.glob("argo-*/*.pod.json"))
@@ -55,13 +56,13 @@ def record_of(path):
 def node_record_of(path):
     workflow = workflow_of(path)
     node = workflow["status"]["nodes"][read_step(load(path)).node_id]
-    return reader.read_node(workflow, node, outputs=outputs_of(node, reader.repository(workflow)))
+    return reader.read_node(workflow, node, outputs=outputs_of(node, templates.repository(workflow)))
 
 
 @pytest.mark.parametrize("path", STEPS, ids=name)
 def test_every_recorded_pod_is_a_step_of_its_workflow_and_node(path):
     pod = load(path)
-    assert reader.skip_reason(pod) is None
+    assert skip_reason(pod) is None
     record = record_of(path)
     owner = pod["metadata"]["ownerReferences"][0]
     assert record.external_id == f"{owner['uid']}/{pod['metadata']['annotations'][names.ARGO_NODE_ID]}"
@@ -87,7 +88,7 @@ def test_the_workflow_alone_says_the_same_as_the_pod_as_far_as_it_goes(path):
 
 @pytest.mark.parametrize("path", KFP_V2, ids=name)
 def test_kubeflow_v2_pods_are_left_alone(path):
-    assert reader.skip_reason(load(path)) == "kfp-v2"
+    assert skip_reason(load(path)) == "kfp-v2"
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -157,7 +158,7 @@ def test_a_pod_that_memopod_reused_is_cached_and_names_its_source(pod):
         names.REASON: "hit",
         names.KEY: "v1:abc",
     }
-    assert reader.skip_reason(pod) is None
+    assert skip_reason(pod) is None
     record = reader.read_pod(read_step(pod))
     assert (record.state, record.source_execution) == (State.CACHED, "uid/node")
     assert record.shares_outputs
@@ -166,8 +167,8 @@ def test_a_pod_that_memopod_reused_is_cached_and_names_its_source(pod):
 
 def test_a_held_pod_has_not_begun(pod):
     pod["status"] = {"phase": "Pending"}
-    assert not reader.has_begun(read_step(pod), None)
-    assert reader.has_begun(read_step(pod), {"phase": "Error"})
+    assert not states.has_begun(read_step(pod), None)
+    assert states.has_begun(read_step(pod), {"phase": "Error"})
 
 
 def test_a_running_pod_is_running_until_it_and_its_workflow_are_gone(pod):
@@ -182,7 +183,7 @@ def test_a_running_pod_is_running_until_it_and_its_workflow_are_gone(pod):
 def test_a_pod_that_is_still_there_says_itself_that_it_succeeded(pod):
     node = {"phase": "Succeeded", "finishedAt": "2026-11-23T22:00:47Z"}
     pod["status"] = {"phase": "Running"}
-    assert reader.closing_node(node, pod_gone=False) is None
+    assert states.closing_node(node, pod_gone=False) is None
     record = reader.read_pod(read_step(pod), node=node)
     assert record.state is State.RUNNING
     assert "finished_at" not in record.custom
@@ -206,15 +207,15 @@ def test_a_step_that_argo_stopped_is_canceled(pod):
 def test_tfx_pods_are_left_alone(pod):
     labelled = copy.deepcopy(pod)
     labelled["metadata"]["labels"][names.KFP_SDK_TYPE] = "tfx-template"
-    assert reader.skip_reason(labelled) == "tfx"
+    assert skip_reason(labelled) == "tfx"
     main = next(c for c in pod["spec"]["containers"] if c["name"] == "main")
     main["command"] = ["python", "/x/tfx/orchestration/kubeflow/container_entrypoint.py"]
-    assert reader.skip_reason(pod) == "tfx"
+    assert skip_reason(pod) == "tfx"
 
 
 def test_a_pod_without_a_workflow_is_left_alone(pod):
     del pod["metadata"]["labels"][names.ARGO_WORKFLOW]
-    assert reader.skip_reason(pod) == "no-workflow"
+    assert skip_reason(pod) == "no-workflow"
 
 
 def test_kubeflow_v1_arguments_keep_their_types(pod):

@@ -6,10 +6,10 @@ import msgspec
 import pytest
 
 from metadata_writer.essentials import essential_pod, essential_workflow, pod_facts, workflow_facts
-from metadata_writer.reader import skip_reason
 from metadata_writer.shapes import MetadataShape, PodShape, ResultShape, WorkflowShape
 from metadata_writer.sighting import step_key
 from metadata_writer.sightings import Sightings
+from metadata_writer.skipping import skip_reason
 
 SAMPLES = Path(__file__).parent.parent / "samples" / "argo-4.1.2"
 
