@@ -6,9 +6,7 @@ can show again is kept packed, as far as there is room, until its step is record
 (a Pod, a Workflow that was deleted) has room of its own, for nothing else remembers what it alone said.
 """
 
-import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import structlog
@@ -27,24 +25,12 @@ from metadata_writer.essentials import (
 )
 from metadata_writer.first_lists import FirstLists
 from metadata_writer.nodes import Nodes
-from metadata_writer.settled import NO_POD, TOKEN, WORKFLOW, Mark, Settled, digest
+from metadata_writer.settled import NO_POD, TOKEN, WORKFLOW, digest
 from metadata_writer.sighting import ObjectRef, Sighting, StepKey, step_key
 from metadata_writer.skipping import node_skip_reason, skip_reason
+from metadata_writer.step_table import Step, StepTable, token_of
 
 Kind = Literal["pod", "node", "workflow", "result"]
-
-
-@dataclass(slots=True)
-class _Step:
-    """A step that is not recorded as it was last seen. `pod_digest` is known of a Pod whose name is not."""
-
-    namespace: str
-    workflow: str
-    pod: ObjectRef | None = None
-    pod_digest: bytes = NO_POD
-    pod_facts: int = 0
-    node_facts: int = 0
-    version: int = 0
 
 
 class Sightings:
@@ -55,10 +41,7 @@ class Sightings:
 
     def __init__(self, changed: Callable[[StepKey], None], *, live: int, gone: int) -> None:
         self._changed = changed
-        self._steps: dict[str, dict[str, _Step]] = {}
-        self._keys: dict[bytes, StepKey] = {}
-        self._uids: dict[bytes, str] = {}
-        self._settled = Settled()
+        self._steps = StepTable()
         self._workflows = Traces(WORKFLOW)
         self._version = 0
         self._live = Bodies(live)
@@ -76,12 +59,12 @@ class Sightings:
     @property
     def steps(self) -> int:
         """Steps of which there is a Pod or a node."""
-        return len(self._keys) + len(self._settled)
+        return len(self._steps)
 
     @property
     def unsettled(self) -> int:
         """Those of them that are not recorded as they were last seen."""
-        return len(self._keys)
+        return self._steps.open_count()
 
     @property
     def unreadable_workflows(self) -> int:
@@ -93,7 +76,7 @@ class Sightings:
         """What the informer of Pods is to keep of one, for `on_pod_lost`."""
         try:
             key = step_key(pod) if skip_reason(pod) is None else None
-            return _token(key) + digest(str(pod["metadata"]["uid"])) if key is not None else b""
+            return token_of(key) + digest(str(pod["metadata"]["uid"])) if key is not None else b""
         except (TypeError, ValueError, KeyError, AttributeError):
             return b""  # of a shape that nobody expects: `on_pod` tells of it
 
@@ -140,16 +123,16 @@ class Sightings:
         key = step_key(pod)
         if key is None or skip_reason(pod) is not None:
             return
-        metadata, token = pod["metadata"], _token(key)
+        metadata, token = pod["metadata"], token_of(key)
         own = digest(str(metadata["uid"]))
         if event == "DELETED":
             self._delete_pod(token, own, pod)
             return
         facts = pod_facts(pod)
-        mark = self._settled.get(token)
+        mark = self._steps.settled.get(token)
         if mark is not None and (mark.pod, mark.pod_facts) == (own, facts):
             return
-        step = self._step(key, token, _named(pod))
+        step = self._steps.open(key, token, _named(pod))
         same = (step.pod_digest, step.pod_facts) == (own, facts)
         named = step.pod is not None
         step.pod = ObjectRef(metadata.get("namespace", ""), metadata["name"], metadata["uid"])
@@ -163,19 +146,19 @@ class Sightings:
         self._tell_changed(key, step)
 
     def _delete_pod(self, token: bytes, own: bytes, pod: Mapping[str, Any] | None) -> None:
-        mark = self._settled.get(token)
+        mark = self._steps.settled.get(token)
         if mark is not None:
             if mark.pod == own:
-                self._settled.put(token, mark._replace(pod=NO_POD))
+                self._steps.settled.put(token, mark._replace(pod=NO_POD))
                 self._forget_if_over(token)
             return
-        key = self._keys.get(token)
+        key = self._steps.key(token)
         if key is None and pod is not None:
             key = step_key(pod)
         if key is None:
             return  # forgotten already
         named = _named(pod) if pod is not None else ("", "")
-        step = self._step(key, token, named)
+        step = self._steps.open(key, token, named)
         if step.pod_digest not in (NO_POD, own):
             return  # Argo has made it anew
         step.pod, step.pod_digest = None, NO_POD
@@ -204,15 +187,15 @@ class Sightings:
             self._let_go(uid)
         kept = ("workflow", own) in self._live
         # Of one that has ended no step is to come that is not here, but where its nodes do not show them.
-        if uid in self._steps or not is_over(facts) or self._nodes.unreadable(own):
-            if before != facts or (uid in self._steps and not kept):
+        if self._steps.of(uid) or not is_over(facts) or self._nodes.unreadable(own):
+            if before != facts or (self._steps.of(uid) and not kept):
                 self._live.put(("workflow", own), essential_workflow(workflow))
         elif kept:
             self._live.drop(("workflow", own))
 
     def _let_go(self, uid: str) -> None:
         """Steps that waited for their Workflow, of which it has no node (yet)."""
-        for node_id, step in self._steps.get(uid, {}).items():
+        for node_id, step in self._steps.of(uid).items():
             if step.pod is not None and self.first_lists.let_go((uid, node_id)):
                 self._changed((uid, node_id))
 
@@ -222,13 +205,13 @@ class Sightings:
         if node.get("type") != "Pod":
             return
         facts, token = node_facts(node), own + digest(key[1])
-        known = self._steps.get(key[0], {}).get(key[1]) or self._settled.get(token)
+        known = self._steps.get(key) or self._steps.settled.get(token)
         if known is not None and known.node_facts == facts:
             return
         if node_skip_reason(workflow, node) is not None:
             return
         metadata = workflow["metadata"]
-        step = self._step(key, token, (metadata.get("namespace", ""), metadata["name"]))
+        step = self._steps.open(key, token, (metadata.get("namespace", ""), metadata["name"]))
         step.node_facts = facts
         self._live.put(("node", key), node)
         self._tell_changed(key, step)
@@ -240,15 +223,15 @@ class Sightings:
         if owner is None:
             return
         key = (owner[1], str(result["metadata"]["name"]))
-        token = _token(key)
-        if self._settled.get(token) is not None:
+        token = token_of(key)
+        if self._steps.settled.get(token) is not None:
             return
         body = {
             "metadata": {"labels": result["metadata"].get("labels")},
             "outputs": result.get("outputs"),
         }
         self._live.put(("result", key), body)
-        step = self._steps.get(key[0], {}).get(key[1])
+        step = self._steps.get(key)
         if step is not None:
             self._tell_changed(key, step)
         else:
@@ -256,8 +239,7 @@ class Sightings:
 
     def look(self, key: StepKey) -> Sighting:
         """The newest that is known of a step; next to nothing of one that is settled."""
-        uid, node_id = key
-        step = self._steps.get(uid, {}).get(node_id)
+        uid, step = key[0], self._steps.get(key)
         own = digest(uid, WORKFLOW)
         there = own in self._workflows
         return Sighting(
@@ -273,23 +255,21 @@ class Sightings:
 
     def lacks_node(self, key: StepKey) -> bool:
         """Whether a node was seen that there was no room to keep."""
-        step = self._steps.get(key[0], {}).get(key[1])
+        step = self._steps.get(key)
         return step is not None and bool(step.node_facts) and not self._has("node", key)
 
     def waiting(self) -> list[StepKey]:
         """Unsettled steps, but those that wait for a list."""
-        return [key for key in self._keys.values() if not self.first_lists.holds(key)]
+        return [key for key in self._steps.open_keys() if not self.first_lists.holds(key)]
 
     def namespace(self, key: StepKey) -> str:
         """The namespace of a step; empty for one that is settled or was forgotten."""
-        step = self._steps.get(key[0], {}).get(key[1])
+        step = self._steps.get(key)
         return step.namespace if step is not None else ""
 
     def settle(self, key: StepKey, version: int) -> None:
         """A step is recorded as it was when it had this `version`; if it still is, nothing is kept of it."""
-        uid, node_id = key
-        steps = self._steps.get(uid, {})
-        step = steps.get(node_id)
+        step = self._steps.get(key)
         if step is not None and step.version != version:
             return  # it has another turn
         for bodies in (self._live, self._gone):
@@ -298,35 +278,32 @@ class Sightings:
         if step is None:
             return
         self.first_lists.let_go(key)
-        del steps[node_id]
-        token = _token(key)
-        del self._keys[token]
-        workflow = token[:WORKFLOW]
-        self._settled.put(token, Mark(step.pod_digest, step.pod_facts, step.node_facts))
+        self._steps.settle(key)
+        token = token_of(key)
         self._forget_if_over(token)
-        if not steps:
-            del self._steps[uid], self._uids[workflow]
+        if not self._steps.of(key[0]):
+            workflow = token[:WORKFLOW]
             self._gone.drop(("workflow", workflow))
             if is_over(self._workflows.get(workflow)):
                 self._live.drop(("workflow", workflow))
 
     def _forget_if_over(self, token: bytes) -> None:
         """Forget a settled step whose Pod and Workflow are gone."""
-        mark = self._settled.get(token)
+        mark = self._steps.settled.get(token)
         over = token[:WORKFLOW] not in self._workflows and self.first_lists.workflows_listed.is_set()
         if mark is not None and mark.pod == NO_POD and over:
-            self._settled.pop(token)
+            self._steps.settled.pop(token)
 
     def _delete_workflow(self, own: bytes, nodes: Mapping[str, Mapping[str, Any]]) -> None:
         self._workflows.pop(own)
         self._nodes.forget(own)
-        self._settled.close(own)
-        uid = self._uids.get(own)
+        self._steps.settled.close(own)
+        uid = self._steps.uid(own)
         if uid is None:
             self._live.drop(("workflow", own))
             return
         self._tell_dropped(self._live.move(("workflow", own), self._gone))
-        for node_id, step in list(self._steps[uid].items()):
+        for node_id, step in list(self._steps.of(uid).items()):
             key = (uid, node_id)
             pending = (nodes.get(node_id) or {}).get("phase") == "Pending" and step.pod is None
             if pending and ("pod", key) not in self._gone:
@@ -335,22 +312,7 @@ class Sightings:
             self._tell_dropped(self._live.move(("node", key), self._gone))
             self._tell_changed(key, step)
 
-    def _step(self, key: StepKey, token: bytes, named: tuple[str, str]) -> _Step:
-        """The step, which is not settled from now on; `named` are namespace and name of its Workflow."""
-        steps = self._steps.setdefault(key[0], {})
-        if key[1] not in steps:
-            mark = self._settled.pop(token) or Mark(NO_POD, 0, 0)
-            steps[key[1]] = _Step(
-                sys.intern(named[0]),
-                named[1],
-                pod_digest=mark.pod,
-                pod_facts=mark.pod_facts,
-                node_facts=mark.node_facts,
-            )
-            self._keys[token], self._uids[token[:WORKFLOW]] = key, key[0]
-        return steps[key[1]]
-
-    def _tell_changed(self, key: StepKey, step: _Step) -> None:
+    def _tell_changed(self, key: StepKey, step: Step) -> None:
         self._version += 1
         step.version = self._version
         lists = self.first_lists
@@ -369,11 +331,6 @@ class Sightings:
     def _tell_dropped(self, dropped: int) -> None:
         if dropped:
             self._log.warning("deleted objects were let go before they were recorded", objects=dropped)
-
-
-def _token(key: StepKey) -> bytes:
-    """24 bytes for a step: 16 of its Workflow, 8 of its node."""
-    return digest(key[0], WORKFLOW) + digest(key[1])
 
 
 def _named(pod: Mapping[str, Any]) -> tuple[str, str]:

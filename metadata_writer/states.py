@@ -45,7 +45,7 @@ def _pod_phase(step: Step) -> str:
 
 
 def pod_state(step: Step, node: Mapping[str, Any] | None, *, pod_gone: bool, workflow_gone: bool) -> State:
-    """The state of a step whose Pod was seen: without Pod and Workflow one that has not finished never will."""
+    """The state of a step whose Pod was seen; without Pod and Workflow it never ends if it has not."""
     phase = _pod_phase(step)
     if phase == "Succeeded":
         return State.CACHED if _reused(step) else State.COMPLETE
