@@ -23,8 +23,10 @@ from metadata_writer.recorder import Recorder, Wish
 from metadata_writer.records import UNTYPED, Input, Output, Run, State, StepRecord, Value
 from metadata_writer.shards import Shards
 
+_FIRST_PAUSE: Final = 2.0
+"""Seconds to the second round, doubled each time: what a writer before this one left open goes on at once."""
 _EVERY: Final = 60.0
-"""Seconds between rounds: whoever is here was tried for three minutes already."""
+"""Seconds between rounds at last: whoever is here then was tried for three minutes already."""
 _REST: Final = 50
 """So many times as long as a round took: what nobody ever records is named by ever more steps."""
 _TOGETHER: Final = 100
@@ -42,6 +44,7 @@ class Unresolved:
 
     async def run(self, up: asyncio.Event) -> None:
         """Go round until cancelled, while the store is `up`."""
+        pause = _FIRST_PAUSE
         while True:
             await up.wait()
             begun = time.monotonic()
@@ -49,7 +52,8 @@ class Unresolved:
                 await self.round()
             except StoreError as error:
                 self._log.warning("unresolved artifacts were not looked for", error=str(error))
-            await asyncio.sleep(max(_EVERY, _REST * (time.monotonic() - begun)))
+            await asyncio.sleep(max(pause, _REST * (time.monotonic() - begun)))
+            pause = min(2 * pause, _EVERY)
 
     async def round(self) -> int:
         """Look for all artifacts that are not known yet; how many steps were joined to some."""

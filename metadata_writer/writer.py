@@ -269,7 +269,10 @@ class Writer:
         except ApiError as error:
             await self._put_off(turn.key, error)
             return
-        if turn.seen.reported and not outcome.unresolved and not outcome.awaits_source:
+        # Of one that is recorded since before, whoever recorded it has tried, and the round through the
+        # store goes on: a file that no step made stays unknown for ever.
+        resolved = not outcome.unresolved or not (outcome.written or self._attempts.looks(turn.key))
+        if turn.seen.reported and resolved and not outcome.awaits_source:
             over = turn.seen.closed or turn.seen.pod is None
             self._finish(turn.key, turn.seen, settled=turn.record.state.finished and over)
         else:
