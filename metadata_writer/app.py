@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 _log = structlog.get_logger()
 _GARBAGE: Final = (20_000, 20, 20)
 """Objects, and rounds, between looks for circles: a decoded Pod is hundreds of objects, and in none."""
+_PAGE: Final = 200
+"""Objects of a page: three lists are read at once, and what they show is kept until its turn."""
 Pace = Callable[[], Awaitable[None]]
 
 
@@ -123,6 +125,7 @@ def informers(client: Client, namespace: str | None, writer: Writer) -> tuple[In
         keep=sightings.keep_pod,
         on_lost=sightings.on_pod_lost,
         shape=PodShape,
+        page_size=_PAGE,
         pace=_both(writer.pace, lists.pace_pods),
     )
     workflows = Informer(
@@ -133,6 +136,7 @@ def informers(client: Client, namespace: str | None, writer: Writer) -> tuple[In
         keep=sightings.keep_workflow,
         on_lost=sightings.on_workflow_lost,
         shape=WorkflowShape,
+        page_size=_PAGE,
         pace=_both(writer.pace, lists.pace_workflows),
     )
     results = Informer(
@@ -142,6 +146,7 @@ def informers(client: Client, namespace: str | None, writer: Writer) -> tuple[In
         on_event=sightings.on_result,
         keep=lambda _: None,  # what one said stays known, whatever becomes of it
         shape=ResultShape,
+        page_size=_PAGE,
         pace=lists.pace_results,
     )
     lists.pods_listed, lists.workflows_listed = pods.synced, workflows.synced

@@ -12,10 +12,10 @@ import msgspec
 
 _ENTRY: Final = 300
 """Bytes that an entry takes besides its text."""
-_DECODED: Final = 16_000
+_DECODED: Final = 8_000
 """Bytes that an object takes which is not packed, roughly."""
-_MOST_DECODED: Final = 1_500
-"""Objects: about a page of Pods with their Workflows and results."""
+_MOST_DECODED: Final = 2_500
+"""Objects: two pages of Pods with their nodes, Workflows and results."""
 
 
 class Bodies:

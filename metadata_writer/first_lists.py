@@ -12,8 +12,8 @@ from typing import Final
 
 from metadata_writer.sighting import StepKey
 
-_AHEAD: Final = 500
-"""Steps that one list may be ahead of another: about a page."""
+_AHEAD: Final = 200
+"""Steps that one list may be ahead of another: a page."""
 _PATIENCE: Final = 60.0
 """Seconds after which a list of Workflows that cannot be read keeps no Pod waiting any longer."""
 

@@ -41,7 +41,7 @@ _PATIENT_LOOKS: Final = 7
 """How often a reused step waits for the record of the run it reuses: half a minute. It is usually there."""
 _NODE_GRACE: Final = 2.0
 """Seconds that a node without a Pod is left alone: the Pod's event may be under way, and says more."""
-_FULL: Final = 1_000
+_FULL: Final = 300
 """Steps that wait; beyond that no further page of a list is asked for."""
 _LISTED: Final = 100
 """Steps in quarantine that `status` names; all are counted."""
@@ -156,6 +156,8 @@ class Writer:
             self._queue.add(key)
 
     def _parked(self) -> int:
+        if len(self._shards.led()) == self._shards.count:
+            return 0
         waiting = map(self.sightings.namespace, self.sightings.waiting())
         return sum(not self._shards.leads(namespace) for namespace in waiting)
 

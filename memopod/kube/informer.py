@@ -28,6 +28,7 @@ Handler = Callable[[str, Object], None]
 Change = tuple[str, Key | bytes, Object | bytes]
 """ADDED, MODIFIED or DELETED, what, and the object or what is left of it."""
 
+_PAGE = 500
 _NAME = 16
 """Bytes of a name's digest."""
 _DIGEST = 8
@@ -49,8 +50,8 @@ class Informer:
     stay, and the bytes that `keep` makes of an object. `on_lost` is called with those for an object whose
     deletion nobody saw; `objects` stays empty. Of one of which `keep` makes None nothing stays: it is ADDED
     whenever it is seen, and its deletion is not told. `shape` says which fields are decoded at all, see
-    `Client.pages`. `pace` is awaited before each further page of a list, so that a slow reader is not
-    overrun.
+    `Client.pages`. `pace` is awaited before each further page of a list (of `page_size` objects), so that a
+    slow reader is not overrun.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Informer:
         on_lost: Callable[[bytes], None] | None = None,
         shape: type | None = None,
         pace: Callable[[], Awaitable[None]] | None = None,
+        page_size: int = _PAGE,
     ) -> None:
         self._client = client
         self._resource = resource
@@ -81,6 +83,7 @@ class Informer:
         self._on_lost = on_lost
         self._shape = shape
         self._pace = pace
+        self._page_size = page_size
         self._known: dict[Key, Object] = {}
         self._traces = Traces(_NAME)
         self._version: str | None = None
@@ -117,7 +120,9 @@ class Informer:
             if self._version is None:
                 version = ""
                 listed: set[Key | bytes] = set()
-                listing = self._client.pages(self._resource, **self._scope, shape=self._shape)
+                listing = self._client.pages(
+                    self._resource, **self._scope, shape=self._shape, page_size=self._page_size
+                )
                 async with aclosing(listing) as pages:
                     async for page in pages:
                         if listed and self._pace is not None:

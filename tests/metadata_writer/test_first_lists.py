@@ -71,12 +71,12 @@ async def test_a_list_that_is_ahead_waits_for_the_other(lists, ahead):
     first, second = lists.pace_pods, lists.pace_workflows
     if ahead == "workflows":
         first, second = second, first
-    for key in keys(500):
+    for key in keys(200):
         lists.hold_back(key, pod=ahead == "pods", workflow=ahead == "workflows")
     assert not await ends(first())
     assert await ends(second())
     waiting = asyncio.create_task(first(), name="pace")
-    lists.hold_back(keys(500)[0], pod=True, workflow=True)
+    lists.hold_back(keys(200)[0], pod=True, workflow=True)
     async with asyncio.timeout(20):
         await waiting
 
@@ -89,8 +89,8 @@ async def test_lists_that_come_in_different_orders_do_not_wait_for_each_other(li
 
 
 async def test_results_wait_for_their_steps(lists):
-    for key in keys(500):
+    for key in keys(200):
         lists.result_alone(key)
     assert not await ends(lists.pace_results())
-    lists.hold_back(keys(500)[0], pod=True, workflow=False)
+    lists.hold_back(keys(200)[0], pod=True, workflow=False)
     assert await ends(lists.pace_results())
