@@ -106,13 +106,21 @@ class Writer:
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return next(int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith(what))
 
-    def cpu_seconds(self):
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
     def end(self):
         self.process.terminate()
         self.process.wait(30)
+
+
+def cpu_seconds(process):
+    """Of a process and its children."""
+    seconds = 0
+    for pid in [
+        process.pid,
+        *(int(p) for p in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()),
+    ]:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        seconds += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return seconds
 
 
 class Database:
@@ -191,7 +199,7 @@ async def _throughput(args, folder, url):
         rates[name] = made / seconds
         print(
             f"{name:>11}: {made} Pods in {seconds:.1f} s = {made / seconds:.0f} Pods/s; the writer's CPU "
-            f"{writer.cpu_seconds():.1f} s, memory {writer.mebibytes('VmHWM'):.0f} MiB; "
+            f"{cpu_seconds(writer.process):.1f} s, memory {writer.mebibytes('VmHWM'):.0f} MiB; "
             f"{api.patches} patches, {api.gets} gets"
         )
         writer.end()
@@ -257,12 +265,32 @@ async def fill(api, recordings, database, pods, told):
     return made
 
 
+async def quiet(api, seconds=3.0):
+    """Wait until the writer patches no Pod any more: those that were recorded last are labelled last."""
+    last, since = -1, time.monotonic()
+    while time.monotonic() - since < seconds:
+        if api.patches != last:
+            last, since = api.patches, time.monotonic()
+        await asyncio.sleep(0.1)
+
+
+async def settled(writer, pods):
+    """Wait until the writer has seen all Pods, and compared or recorded all that it has seen."""
+
+    def done():
+        status = writer.status()
+        return status["steps_seen"] >= pods and status["steps_unsettled"] == 0
+
+    await until(done, every=0.5)
+
+
 async def memory(args, folder):
-    """The writer's memory while many Pods pass through it and stay in the cluster, then a start over them."""
+    """The writer's memory while many Pods pass through it and stay in the cluster."""
     api, store, kubeconfig = await started(folder)
-    writer, recordings, database = Writer(folder, kubeconfig, store), Recordings(), Database(store)
+    writer, steps = Writer(folder, kubeconfig, store), []
     await writer.ready()
-    begun, steps = time.monotonic(), []
+    print(f"{0:>8} Pods: {writer.mebibytes():.0f} MiB")
+    begun = time.monotonic()
 
     def told(made):
         if not steps or made - steps[-1] >= args.pods // 10:
@@ -271,17 +299,35 @@ async def memory(args, folder):
                 f"{made:>8} Pods, {time.monotonic() - begun:4.0f} s: {writer.mebibytes():.0f} MiB", flush=True
             )
 
-    made = await fill(api, recordings, database, args.pods, told)
-    print(f"{made} Pods in {time.monotonic() - begun:.0f} s: highest {writer.mebibytes('VmHWM'):.0f} MiB")
+    made = await fill(api, Recordings(), Database(store), args.pods, told)
+    print(
+        f"{made:>8} Pods, {time.monotonic() - begun:4.0f} s: {writer.mebibytes():.0f} MiB, "
+        f"highest {writer.mebibytes('VmHWM'):.0f} MiB"
+    )
     writer.end()
-    before, begun = api.patches, time.monotonic()
+    await api.stop()
+    store.kill()
+
+
+async def relist(args, folder):
+    """A start over many Pods that a writer before has recorded and labelled, and that ended in order."""
+    api, store, kubeconfig = await started(folder)
     writer = Writer(folder, kubeconfig, store)
     await writer.ready()
-    await until(lambda: writer.metric("memopod_writer_steps_unchanged_total") >= made)
+    made = await fill(api, Recordings(), Database(store), args.pods, lambda _: None)
+    await quiet(api)
+    await asyncio.to_thread(writer.end)
+    before, gets, used, begun = api.patches, api.gets, cpu_seconds(store.process), time.monotonic()
+    writer = Writer(folder, kubeconfig, store)
+    await writer.ready()
+    await settled(writer, made)
+    seconds = time.monotonic() - begun
     print(
-        f"start over {made} recorded Pods: {time.monotonic() - begun:.1f} s, "
+        f"start over {made} recorded Pods: {seconds:.1f} s = {made / seconds:.0f}/s; "
         f"{writer.metric('memopod_writer_steps_recorded_total'):.0f} writes, {api.patches - before} patches, "
-        f"highest {writer.mebibytes('VmHWM'):.0f} MiB"
+        f"{api.gets - gets} gets; CPU of the writer {cpu_seconds(writer.process):.1f} s, of the store "
+        f"{cpu_seconds(store.process) - used:.1f} s; memory {writer.mebibytes():.0f}, highest "
+        f"{writer.mebibytes('VmHWM'):.0f} MiB"
     )
     writer.end()
     await api.stop()
@@ -306,7 +352,7 @@ def main():
         (s for s in Path("/proc/cpuinfo").read_text().splitlines() if s.startswith("model name")), ""
     )
     print(f"{os.cpu_count()} cores,{model.partition(':')[2]}, {platform.system()} {platform.release()}")
-    run = {"throughput": throughput, "memory": memory, "relist": memory, "lag": lag}[args.what]
+    run = {"throughput": throughput, "memory": memory, "relist": relist, "lag": lag}[args.what]
     with tempfile.TemporaryDirectory() as folder:
         asyncio.run(run(args, Path(folder)))
 

@@ -13,12 +13,12 @@ import structlog
 from ml_metadata.proto import metadata_store_service_pb2 as service
 
 from memopod.mlmd import StoreError
-from metadata_writer.finalizer import holds
 from metadata_writer.graph import Ids, plan, put_ids
 from metadata_writer.known import TypeIds
 from metadata_writer.lookup import Lookup
 from metadata_writer.observer import Observation, Observer
-from metadata_writer.pod_marks import CONTEXT, Marking, marks
+from metadata_writer.pod_marks import Marking
+from metadata_writer.pod_patches import is_marked
 from metadata_writer.records import StepRecord
 from metadata_writer.sighting import StepKey
 from metadata_writer.sightings import Sightings
@@ -129,18 +129,10 @@ class StandBy:
                 asked.append((key, seen, seen.record))
         found = await recorded(self._lookup, [record for *_, record in asked])
         for (key, seen, record), ids in zip(asked, found, strict=True):
-            if ids is not None and self._left_alone(seen, record, ids):
+            if ids is not None and (seen.pod is None or is_marked(seen.pod, record, ids, self._marking)):
                 self._sightings.settle(key, seen.version)
             else:
                 self._ask_again([key])
-
-    def _left_alone(self, seen: Observation, record: StepRecord, ids: Ids) -> bool:
-        """Whether nothing is to be patched on the step's Pod any more."""
-        if seen.pod is None:
-            return True
-        context = (seen.pod["metadata"].get("labels") or {}).get(CONTEXT, "0")
-        context_id = int(context) if context.isdecimal() else 0
-        return not holds(seen.pod) and marks(seen.pod, record, ids, context_id, self._marking) is None
 
 
 async def recorded(lookup: Lookup, records: Sequence[StepRecord]) -> list[Ids | None]:

@@ -6,11 +6,9 @@ wait for it, a step that fails by itself waits alone, for longer each time.
 """
 
 import asyncio
-import time
 import traceback
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import structlog
@@ -19,10 +17,12 @@ from memopod.kube import ApiError, Client, emit
 from memopod.mlmd import StoreError, StoreUnavailable
 from metadata_writer import metrics
 from metadata_writer.attempts import FORESEEN, Attempts, as_json, said
-from metadata_writer.finalizer import Finalizers, change, release
+from metadata_writer.finalizer import Finalizers
+from metadata_writer.lag import Lag
 from metadata_writer.lookup import Lookup
-from metadata_writer.observer import Observation, Observer, TemplateGone, TemplateUnreadable
-from metadata_writer.pod_marks import Marking, marks
+from metadata_writer.observer import Observation, Observer, TemplateUnreadable
+from metadata_writer.pod_marks import Marking
+from metadata_writer.pod_patches import mark
 from metadata_writer.recorder import Outcome, Recorder, Wish
 from metadata_writer.records import State, StepRecord
 from metadata_writer.shards import Shards
@@ -73,18 +73,6 @@ class _Turn:
     patient: bool
 
 
-@dataclass(slots=True)
-class _Lag:
-    """Seconds from the event that showed a step to its record, of the last thousand."""
-
-    since: dict[StepKey, float] = field(default_factory=dict)
-    last: deque[float] = field(default_factory=lambda: deque(maxlen=1000))
-
-    def oldest(self) -> float:
-        first = next(iter(self.since.values()), None)
-        return 0.0 if first is None else time.monotonic() - first
-
-
 class Writer:
     """Any number of tasks may `work` at once; each takes other steps."""
 
@@ -105,7 +93,7 @@ class Writer:
         self._options = options
         self._queue: WorkQueue[StepKey] = WorkQueue()
         self._attempts: Attempts[StepKey] = Attempts()
-        self._lag = _Lag()
+        self._lag: Lag[StepKey] = Lag()
         self._log = structlog.get_logger()
         self.sightings = Sightings(self._changed, live=options.live_bytes, gone=options.gone_bytes)
         self._observer = Observer(client, self.sightings)
@@ -164,7 +152,6 @@ class Writer:
     def status(self) -> dict[str, Any]:
         """For `memopod writer status`."""
         quarantine, last = self._attempts.quarantine(), self._attempts.last_error()
-        lags = sorted(self._lag.last)
         return {
             "store": "answers" if self._probe.up.is_set() else "away",
             "shards": {"led": self._shards.led(), "of": self._shards.count},
@@ -175,10 +162,7 @@ class Writer:
             "bytes_kept": self.sightings.bytes_kept,
             "unreadable_workflows": self.sightings.unreadable_workflows,
             "oldest_waiting_seconds": round(self._lag.oldest(), 3),
-            "lag_seconds": {
-                name: round(lags[int(share * (len(lags) - 1))], 3) if lags else None
-                for name, share in (("p50", 0.5), ("p99", 0.99))
-            },
+            "lag_seconds": self._lag.quantiles(),
             "failing": self._attempts.failing,
             "quarantined": len(quarantine),
             "quarantine": [
@@ -189,7 +173,7 @@ class Writer:
         }
 
     def _changed(self, key: StepKey) -> None:
-        self._lag.since.setdefault(key, time.monotonic())
+        self._lag.begin(key)
         self._queue.add(key)
 
     async def _record(self, keys: Sequence[StepKey]) -> None:
@@ -214,7 +198,7 @@ class Writer:
         namespace = self.sightings.namespace(key)
         if not namespace or self._shards.leads(namespace):
             return True  # of a step that was forgotten there is nothing to write
-        self._lag.since.pop(key, None)
+        self._lag.end(key, written=False)
         self.standby.park(key)
         return False
 
@@ -222,14 +206,8 @@ class Writer:
         looks = self._attempts.looks(key)
         try:
             seen = await self._observer.observe(key)
-        except (ApiError, TemplateGone) as error:
-            await self._put_off(key, error)
-            return None
-        except TemplateUnreadable as error:
-            await self._put_off(key, error, hopeless=True)
-            return None
         except Exception as error:  # noqa: BLE001 (one step that nobody foresaw must not stop the others)
-            await self._put_off(key, error)
+            await self._put_off(key, error, hopeless=isinstance(error, TemplateUnreadable))
             return None
         record = seen.record
         if record is None:
@@ -266,8 +244,9 @@ class Writer:
         try:
             if turn.seen.pod is not None and not turn.record.state.finished:
                 await self.finalizers.hold(turn.seen.pod)
-            if turn.seen.reported:
-                await self._mark_pod(turn, outcome)
+            if turn.seen.pod is not None and turn.seen.reported and outcome.ids is not None:
+                ids, context, marking = outcome.ids, outcome.context_id, self._options.marking
+                await mark(self._client, turn.seen.pod, turn.record, ids, context, marking)
         except ApiError as error:
             await self._put_off(turn.key, error)
             return
@@ -280,43 +259,22 @@ class Writer:
         else:
             self._come_back(turn, outcome)
 
-    async def _mark_pod(self, turn: _Turn, outcome: Outcome) -> None:
-        """Leave Kubeflow's labels, and take the finalizer off: the step is recorded."""
-        ids, record = outcome.ids, turn.record
-        if turn.seen.pod is None or ids is None:
-            return
-        marked = False
-
-        def patch_of(pod: Mapping[str, Any]) -> dict[str, Any] | None:
-            nonlocal marked
-            labels = marks(pod, record, ids, outcome.context_id, self._options.marking)
-            freed = release(pod) if record.state.finished else None
-            marked = labels is not None
-            both = {**(labels or {}).get("metadata", {}), **(freed or {}).get("metadata", {})}
-            return {"metadata": both} if both else None
-
-        if await change(self._client, turn.seen.pod, patch_of) and marked:
-            metrics.MARKED.inc()
-
     def _count(self, turn: _Turn, outcome: Outcome) -> None:
         if outcome.awaits_source:
             return
-        since = self._lag.since.pop(turn.key, None)
+        self._lag.end(turn.key, written=outcome.written)
         if not outcome.written:
             metrics.UNCHANGED.inc()
             return
         record = turn.record
         metrics.RECORDED.labels(state=record.state.value).inc()
-        if since is not None:
-            self._lag.last.append(time.monotonic() - since)
-            metrics.LAG.observe(time.monotonic() - since)
         self._log.info("recorded", step=record.external_id, state=record.state.value, run=record.run.name)
         if self._options.recorded is not None:
             self._options.recorded(record, outcome.before)
 
     def _finish(self, key: StepKey, seen: Observation, *, settled: bool) -> None:
         self._attempts.done(key)
-        self._lag.since.pop(key, None)
+        self._lag.end(key, written=False)
         if settled:
             self.sightings.settle(key, seen.version)
 

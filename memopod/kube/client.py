@@ -164,7 +164,7 @@ class Client:
         name: str | None = None,
         timeout: float | None = None,
         shape: type | None = None,
-        page_size: int = _PAGE,
+        page_size: int | None = None,
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The pages of a list, each a List object: for collections too large to be held.
 
@@ -173,7 +173,7 @@ class Client:
         reader took so long that the server no longer keeps the snapshot (minutes).
         """
         decode = _decoder(shape)
-        query = {**_selectors(label_selector, name), "limit": str(page_size)}
+        query = {**_selectors(label_selector, name), "limit": str(page_size or _PAGE)}
         while True:
             request = f"GET {resource.path(namespace)}"
             body = await self._read("GET", resource.path(namespace), query=query, timeout=timeout)

@@ -28,7 +28,6 @@ Handler = Callable[[str, Object], None]
 Change = tuple[str, Key | bytes, Object | bytes]
 """ADDED, MODIFIED or DELETED, what, and the object or what is left of it."""
 
-_PAGE = 500
 _NAME = 16
 """Bytes of a name's digest."""
 _DIGEST = 8
@@ -50,8 +49,8 @@ class Informer:
     stay, and the bytes that `keep` makes of an object. `on_lost` is called with those for an object whose
     deletion nobody saw; `objects` stays empty. Of one of which `keep` makes None nothing stays: it is ADDED
     whenever it is seen, and its deletion is not told. `shape` says which fields are decoded at all, see
-    `Client.pages`. `pace` is awaited before each further page of a list (of `page_size` objects), so that a
-    slow reader is not overrun.
+    `Client.pages`. `pace` is awaited before each further page of a list, so that a slow reader is not
+    overrun; a page has `page_size` objects, 500 by default.
     """
 
     def __init__(
@@ -68,7 +67,7 @@ class Informer:
         on_lost: Callable[[bytes], None] | None = None,
         shape: type | None = None,
         pace: Callable[[], Awaitable[None]] | None = None,
-        page_size: int = _PAGE,
+        page_size: int | None = None,
     ) -> None:
         self._client = client
         self._resource = resource

@@ -1,5 +1,6 @@
 import asyncio
 import json
+import signal
 import os
 import random
 import subprocess
@@ -345,6 +346,38 @@ async def test_of_two_replicas_one_writes_and_the_other_takes_over(
     await eventually(lambda: len(states()) == 2)
     (lease,) = (await cluster.client.list(LEASES, namespace=cluster.namespace))["items"]
     assert lease["metadata"]["name"] == "memopod-metadata-writer"
+
+
+async def test_a_replica_that_stands_by_keeps_only_what_the_store_does_not_have(
+    cluster, store, start_writer, eventually, states
+):
+    election = ("--leader-elect=on", f"--lease-namespace={cluster.namespace}", "--label-pods=on")
+    leader = start_writer(*election)
+    await eventually(lambda: leader.ready() and json.loads(leader.ask("/status")[1])["shards"]["led"] == [0])
+    follower = start_writer(*election)
+    await eventually(follower.ready)
+    ended = await cluster.submit("argo-4.1.2", "artifacts")
+    await ended.run("make", "use")
+    await ended.end()
+    running = await cluster.submit("argo-4.1.2", "parameters")
+    await running.create("make")
+    await running.begin("make")
+    await eventually(lambda: len(states()) == 3)
+
+    def of_follower(name):
+        return json.loads(follower.ask("/status")[1])[name]
+
+    await eventually(lambda: (of_follower("steps_seen"), of_follower("steps_unsettled")) == (3, 1))
+    assert of_follower("parked") == 1
+    leader.process.send_signal(signal.SIGSTOP)  # what it does not write any more its follower keeps
+    await running.report("make")
+    await running.finish("make")
+    await running.end()
+    await running.delete_pods("make")
+    await running.delete()
+    await eventually(lambda: states()[running.execution("make")] == COMPLETE, seconds=40)
+    assert of_follower("shards")["led"] == [0]
+    await eventually(lambda: of_follower("steps_unsettled") == 0)
 
 
 async def test_it_waits_for_a_store_that_is_away_and_loses_nothing(
