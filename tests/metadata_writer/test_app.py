@@ -1,8 +1,8 @@
 import asyncio
 import json
-import signal
 import os
 import random
+import signal
 import subprocess
 import sys
 from collections import Counter
