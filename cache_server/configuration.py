@@ -43,7 +43,7 @@ def resolve(settings: Settings) -> Settings:
         settings,
         strategy=strategy,
         leader_election=elects,
-        watch_namespace=settings.watch_namespace or settings.upstream_namespace,
+        watch_namespace=settings.watch_namespace or _watched_by_upstream(settings),
         database=settings.database or (settings.database_url() if upstream else ""),
         tls_cert_file=_in_folder(settings.tls_cert_file),
         tls_key_file=_in_folder(settings.tls_key_file),
@@ -55,6 +55,11 @@ def resolve(settings: Settings) -> Settings:
 
         check_redis_url(resolved.redis)
     return resolved
+
+
+def _watched_by_upstream(settings: Settings) -> str:
+    """Kubeflow's server watches its own namespace by default; one that is told a strategy is memopod's."""
+    return settings.upstream_namespace if settings.strategy == AUTO else settings.namespace_to_watch or ""
 
 
 def _in_folder(file: str) -> str:

@@ -39,7 +39,8 @@ class UpstreamSettings:
     )
     namespace_to_watch: str | None = _flag(
         "namespace_to_watch",
-        "Kubeflow's flag, as --watch-namespace; not given beside --db_host or its kin: kubeflow.",
+        "Kubeflow's flag, as --watch-namespace; not given beside --db_host or its kin, nor a --strategy: "
+        "kubeflow.",
     )
     kube_client_qps: str | None = _flag("kube_client_qps", "Kubeflow's flag: of no use here.")
     kube_client_burst: str | None = _flag("kube_client_burst", "Kubeflow's flag: of no use here.")

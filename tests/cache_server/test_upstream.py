@@ -50,6 +50,13 @@ def test_the_namespace_is_kubeflow_where_kubeflows_server_would_take_it(argument
     assert read(*arguments).watch_namespace == namespace
 
 
+def test_a_server_that_is_told_how_to_work_watches_all_namespaces_beside_kubeflows_database():
+    given = {"--strategy": "gate", "--leader-election": "true", "--db_host": "db"}
+    flags = [f"{flag}={value}" for flag, value in given.items()]
+    assert read(*flags).watch_namespace == ""
+    assert read(*flags, "--namespace_to_watch=team").watch_namespace == "team"
+
+
 def test_kubeflows_environment_is_read():
     settings = read(
         *MANIFEST, CACHE_IMAGE="busybox:1", CACHE_NODE_RESTRICTIONS="true",

@@ -2,6 +2,8 @@
 
 import re
 
+from tests.deploy.kubeflow import POSTGRESQL, SINGLE, install_config, metadata_parameters
+
 SECRETS = {
     ("memopod-databases", "cache"): "mysql://memopod:s3cret@db:3306/memopod_cache",
     ("memopod-databases", "metadata"): "mysql://memopod:s3cret@db:3306/memopod_metadata",
@@ -9,20 +11,24 @@ SECRETS = {
     ("memopod-postgres", "password"): "c0ffee",
     ("mysql-secret", "username"): "root",
     ("mysql-secret", "password"): "hunter2",
+    ("postgres-secret-extended", "username"): "user",
+    ("postgres-secret-extended", "password"): "hunter3",
+    ("metadata-postgres-db-secrets", "POSTGRES_USER"): "root",
+    ("metadata-postgres-db-secrets", "POSTGRES_PASSWORD"): "hunter4",
 }
 """What the guides tell to create, or Kubeflow Pipelines has."""
 KUBEFLOW = {
-    ("pipeline-install-config", "mysqlHost"): "mysql",
-    ("pipeline-install-config", "mysqlPort"): "3306",
-    ("pipeline-install-config", "cacheDb"): "cachedb",
-    ("pipeline-install-config", "mlmdDb"): "metadb",
+    "pipeline-install-config": install_config(POSTGRESQL, (2, 16)) | install_config(SINGLE, (2, 17)),
+    "metadata-postgres-db-parameters": metadata_parameters(POSTGRESQL),
 }
+"""ConfigMaps of Kubeflow Pipelines, those of its two environments in one."""
 _REFERENCE = re.compile(r"\$\(([A-Za-z0-9_]+)\)")
 
 
-def started_with(container, namespace, documents):
+def started_with(container, namespace, documents, kubeflow=KUBEFLOW):
     """Arguments and environment; KeyError for a ConfigMap, Secret or variable that is not there."""
-    maps = {d["metadata"]["name"]: d.get("data", {}) for d in documents if d["kind"] == "ConfigMap"}
+    maps = dict(kubeflow)
+    maps |= {d["metadata"]["name"]: d.get("data", {}) for d in documents if d["kind"] == "ConfigMap"}
     environment = {}
     for source in container.get("envFrom", ()):
         environment |= maps[source["configMapRef"]["name"]]
@@ -48,7 +54,7 @@ def _value(entry, namespace, maps):
         return SECRETS[source["secretKeyRef"]["name"], source["secretKeyRef"]["key"]]
     reference = source["configMapKeyRef"]
     place = reference["name"], reference["key"]
-    known = maps.get(place[0], {}).get(place[1], KUBEFLOW.get(place))
+    known = maps.get(place[0], {}).get(place[1])
     if known is None and not reference.get("optional"):
         raise KeyError(place)
     return known

@@ -25,6 +25,8 @@ COMBINATIONS = (
     ("overlays/single-node", "components/cert-manager"),
     ("overlays/kubeflow", "components/cert-manager", "components/redis"),
     ("overlays/kubeflow-multi-user", "components/redis", "metadata-guard"),
+    ("overlays/kubeflow", "components/kubeflow-postgres"),
+    ("overlays/kubeflow-multi-user", "components/kubeflow-db-host"),
 )
 """An overlay, and components on top of it."""
 
@@ -52,6 +54,15 @@ def text(overlay, *components, extra=""):
     assert done.returncode == 0, done.stderr
     assert not done.stderr, done.stderr
     return done.stdout
+
+
+def render_file(folder, component):
+    """The objects of `kubeflow.yaml` in a folder, with a component on top."""
+    lines = ["resources: [kubeflow.yaml]", f"components: [{relative(component, folder)}]"]
+    (folder / "kustomization.yaml").write_text("\n".join(lines))
+    done = subprocess.run([kubectl(), "kustomize", folder], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    return list(yaml.safe_load_all(done.stdout))
 
 
 def relative(part, folder):

@@ -18,9 +18,11 @@ import metadata_writer.settings
 from memopod.sandbox.control_plane import permissions
 from memopod.service import parse
 from memopod.steps import names
-from tests.deploy.environment import started_with
+from tests.deploy import kubeflow
+from tests.deploy.environment import KUBEFLOW, started_with
+from tests.deploy.kubeflow import POSTGRESQL, SINGLE, install_config, metadata_parameters
 from tests.deploy.reach import MONITORING, matches, may
-from tests.deploy.render import COMBINATIONS, DEPLOY, named, of, render, workloads
+from tests.deploy.render import COMBINATIONS, DEPLOY, named, of, render, render_file, workloads
 
 ENTRY_POINTS = {
     ("cache-server",): ("MEMOPOD_CACHE", cache_server.settings.Settings),
@@ -43,10 +45,10 @@ def containers(documents):
                 yield workload, container
 
 
-def settings_of(workload, container, documents):
-    """(settings, environment) of a container, as its own program reads them."""
+def settings_of(workload, container, documents, maps=KUBEFLOW):
+    """Settings of a container, as its own program reads them."""
     namespace = workload["metadata"]["namespace"]
-    arguments, environment = started_with(container, namespace, documents)
+    arguments, environment = started_with(container, namespace, documents, maps)
     (command,) = [known for known in ENTRY_POINTS if tuple(arguments[: len(known)]) == known]
     prefix, cls = ENTRY_POINTS[command]
     known = {f"{prefix}_{field.name.upper()}" for field in dataclasses.fields(cls)}
@@ -71,6 +73,8 @@ def test_each_program_accepts_its_arguments_and_its_environment(parts):
             resolved = cache_server.configuration.resolve(settings)
             assert (resolved.strategy, resolved.leader_election) == ("gate", True)
             assert resolved.lease_namespace == workload["metadata"]["namespace"]
+            narrow = "overlays/kubeflow" in parts or "components/one-namespace" in parts
+            assert resolved.watch_namespace == (workload["metadata"]["namespace"] if narrow else "")
         if isinstance(settings, metadata_store.settings.Settings):
             metadata_store.connection.server_config(settings)
     assert seen == PARTS
@@ -313,8 +317,71 @@ def test_kubeflow_finds_its_services_under_their_names():
     for name, (key, value, account) in deployments.items():
         deployment = named(documents, "Deployment", name)
         assert deployment["spec"]["template"]["metadata"]["labels"][key] == value
+        # Istio's policies of Kubeflow allow nobody to reach a sidecar of Envoy's.
+        inject = deployment["spec"]["template"]["metadata"]["labels"].get("sidecar.istio.io/inject")
+        assert inject == ("false" if name == "metadata-envoy-deployment" else None)
         assert deployment["spec"]["template"]["spec"]["serviceAccountName"] == account
     assert of(documents, "MutatingWebhookConfiguration")[0]["metadata"]["name"] == "cache-webhook-kubeflow"
+
+
+def databases(documents, maps):
+    """Where entries and metadata are, by the ConfigMaps of a Kubeflow Pipelines."""
+    found = {}
+    for workload, container in containers(documents):
+        settings = settings_of(workload, container, documents, maps)
+        if isinstance(settings, cache_server.settings.Settings):
+            found["entries"] = cache_server.configuration.resolve(settings).database
+        if isinstance(settings, metadata_store.settings.Settings):
+            config = metadata_store.connection.server_config(settings)
+            found["metadata"] = metadata_store.connection.describe(config.connection_config)
+    return found
+
+
+@pytest.mark.parametrize("version", [(2, 5), (2, 16), (2, 17)])
+def test_kubeflows_databases_are_found_by_the_settings_of_each_version(version):
+    config = {"pipeline-install-config": install_config(SINGLE, version)}
+    assert databases(render("overlays/kubeflow"), config) == {
+        "entries": "mysql://root:hunter2@mysql:3306/cachedb", "metadata": "mysql://root@mysql:3306/metadb",
+    }  # fmt: skip
+    config = {
+        "pipeline-install-config": install_config(POSTGRESQL, version),
+        "metadata-postgres-db-parameters": metadata_parameters(POSTGRESQL),
+    }
+    assert databases(render("overlays/kubeflow", "components/kubeflow-postgres"), config) == {
+        "entries": "postgresql://user:hunter3@postgres:5432/cachedb",
+        "metadata": "postgresql://root@metadata-postgres-db:5432/mlmdpostgres",
+    }
+
+
+def test_a_database_elsewhere_is_where_kubeflow_before_2_17_looked_for_it():
+    elsewhere = {"dbHost": "rds.example.org", "dbPort": "3307"}
+    config = {"pipeline-install-config": install_config(SINGLE, (2, 16)) | elsewhere}
+    assert databases(render("overlays/kubeflow", "components/kubeflow-db-host"), config) == {
+        "entries": "mysql://root:hunter2@rds.example.org:3307/cachedb",
+        "metadata": "mysql://root@rds.example.org:3307/metadb",
+    }
+
+
+@pytest.mark.parametrize("environment", kubeflow.ENVIRONMENTS)
+def test_kubeflows_manifests_without_what_is_replaced_share_no_object_with_memopods(environment, tmp_path):
+    upstreams = [*kubeflow.upstream(environment), kubeflow.webhook(environment)]
+    (tmp_path / "kubeflow.yaml").write_text(yaml.safe_dump_all(upstreams))
+    left = {identity(d) for d in render_file(tmp_path, "kubeflow-manifests")}
+    ours = {identity(d) for d in render(*kubeflow.OVERLAYS[environment])}
+    assert left & ours == set()
+    taken = {identity(d) for d in upstreams} - left
+    assert {name for kind, _, name in taken if kind == "Deployment"} <= set(kubeflow.REPLACED)
+    assert {
+        ("Deployment", "kubeflow", "ml-pipeline-ui"),
+        ("ConfigMap", "kubeflow", "pipeline-install-config"),
+    } <= left
+    # Of what is left, nothing belongs to an account of the five.
+    assert not [name for kind, _, name in left if "cache" in name or "metadata-writer" in name]
+
+
+def identity(document):
+    metadata = document["metadata"]
+    return document["kind"], metadata.get("namespace", ""), metadata["name"]
 
 
 def test_a_setting_that_changes_makes_new_pods():
