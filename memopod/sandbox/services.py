@@ -124,7 +124,7 @@ def stages(layout: Layout) -> Sequence[Sequence[Service]]:
         "metadata-store",
         "metadata_store",
         *("--listen-address", listen, "--grpc-port", str(ports.store)),
-        *("--health-port", str(ports.store_health), *_database(layout.metadata_database)),
+        *("--health-port", str(ports.store_health), "--workers", "2", *_database(layout.metadata_database)),
         ready=_ready(ports.store_health),
         grace=25.0,
     )

@@ -1,4 +1,6 @@
-def test_two_sandboxes_run_side_by_side(start_sandbox, tmp_path, example):
+def test_two_sandboxes_know_nothing_of_each_other_and_all_of_their_own_after_a_restart(
+    start_sandbox, tmp_path, example
+):
     both = [start_sandbox(tmp_path / name) for name in ("one", "two")]
     for sandbox in both:
         sandbox.wait_ready()
@@ -8,27 +10,12 @@ def test_two_sandboxes_run_side_by_side(start_sandbox, tmp_path, example):
         sandbox.recorded(result["run"], 1)
         assert [run["run"] for run in sandbox.lineage("runs")["runs"]] == [result["run"]]
     assert [sandbox.end() for sandbox in both] == [0, 0]
-
-
-def test_what_a_sandbox_knew_is_known_again_after_a_restart(start_sandbox, tmp_path, example):
-    sandbox = start_sandbox(tmp_path / "state").wait_ready()
-    first = sandbox.run(example("pipeline.yaml"), "-p", "message=kept")
-    sandbox.recorded(first["run"], 1)
-    assert sandbox.end() == 0
-    assert not (sandbox.state / "sandbox.json").exists()
-    sandbox = start_sandbox(tmp_path / "state").wait_ready()
-    second = sandbox.run(example("pipeline.yaml"), "-p", "message=kept")
+    assert not (both[0].state / "sandbox.json").exists()
+    again = start_sandbox(both[0].state).wait_ready()
+    second = again.run(example("pipeline.yaml"), "-p", "message=same")
     assert second["tasks"][0]["decision"] == "reused"
-    sandbox.recorded(second["run"], 1)
-    assert len(sandbox.lineage("runs")["runs"]) == 2
-
-
-def test_a_folder_in_use_is_refused(start_sandbox, tmp_path, eventually):
-    first = start_sandbox(tmp_path / "state").wait_ready()
-    second = start_sandbox(tmp_path / "state")
-    second.log = tmp_path / "second.log"
-    assert second.process.wait(30) == 1
-    assert first.process.poll() is None
+    again.recorded(second["run"], 1)
+    assert len(again.lineage("runs")["runs"]) == 2
 
 
 def test_a_run_without_a_sandbox_says_how_to_start_one(start_sandbox, tmp_path, example, memopod):
