@@ -1,13 +1,13 @@
 """The execution of a step: what of it the store lacks, and what is never taken back. Pure."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from ml_metadata.proto import metadata_store_pb2 as mlmd
 
 from memopod.mlmd import to_value
-from metadata_writer.known import CACHED_ID, PLACES, Known, TypeIds
+from metadata_writer.known import CACHED_ID, Known, TypeIds
+from metadata_writer.notes import UNRESOLVED_SOURCE
 from metadata_writer.records import State, StepRecord, Value
 
 
@@ -35,6 +35,10 @@ def execution_of(record: StepRecord, known: Known, types: TypeIds, state: State)
     named = record.source_execution is not None  # else it is presumed, which overrules nothing
     if state is State.CACHED and known.source is not None and (named or CACHED_ID not in custom):
         custom[CACHED_ID].int_value = known.source.id
+    if record.source_execution is not None:
+        custom.pop(UNRESOLVED_SOURCE, None)
+        if known.source is None:
+            custom[UNRESOLVED_SOURCE].string_value = record.source_execution
     return execution
 
 
@@ -76,16 +80,6 @@ def next_state(record: StepRecord, stored: State | None) -> State:
         return stored
     # A Pod was seen to run, so it was not spared, whatever the Workflow forgot to say.
     return State.COMPLETE if record.state is State.CACHED else record.state
-
-
-def note(execution: Any, name: str, unresolved: Mapping[str, str]) -> None:
-    """Note on an execution the artifacts (names and places) that it could not be joined to."""
-    custom = execution.custom_properties
-    custom.pop(name, None)
-    custom.pop(PLACES[name], None)
-    if unresolved:
-        custom[name].string_value = ",".join(sorted(unresolved))
-        custom[PLACES[name]].string_value = json.dumps(unresolved, sort_keys=True)
 
 
 def assign(target: Any, values: Mapping[str, Value], *, overrule: bool = True) -> None:

@@ -19,8 +19,9 @@ from ml_metadata.proto import metadata_store_pb2 as mlmd
 from ml_metadata.proto import metadata_store_service_pb2 as service
 
 from metadata_writer.edges import Edges
-from metadata_writer.executions import changed, execution_of, next_state, note, state_of
-from metadata_writer.known import UNRESOLVED_INPUTS, UNRESOLVED_OUTPUTS, Known, TypeIds
+from metadata_writer.executions import changed, execution_of, next_state, state_of
+from metadata_writer.known import Known, TypeIds
+from metadata_writer.notes import UNRESOLVED_INPUTS, UNRESOLVED_OUTPUTS, note
 from metadata_writer.provenance import event_names
 from metadata_writer.records import State, StepRecord
 

@@ -6,12 +6,6 @@ from typing import Any, Final
 
 CACHED_ID: Final = "cached_execution_id"
 """Custom property of an execution: the store's id of the one that really ran."""
-UNRESOLVED_INPUTS: Final = "unresolved_inputs"
-UNRESOLVED_OUTPUTS: Final = "unresolved_outputs"
-"""Custom properties of an execution: names of artifacts that the store does not know, comma separated."""
-PLACES: Final = {UNRESOLVED_INPUTS: "unresolved_input_uris", UNRESOLVED_OUTPUTS: "unresolved_output_uris"}
-"""And beside each another, a JSON object of those names and places: a step whose Pod is gone is joined
-to its artifacts from there, once they are known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

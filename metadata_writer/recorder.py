@@ -6,6 +6,7 @@ again. Many steps share the questions; one that the store refuses spoils it for 
 """
 
 import asyncio
+import itertools
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -18,6 +19,7 @@ from ml_metadata.proto import metadata_store_service_pb2 as service
 
 from memopod.mlmd import StoreClient, StoreError, StoreUnavailable
 from metadata_writer import metrics
+from metadata_writer.fitting import shortened, storable
 from metadata_writer.graph import Ids, Plan, changes, join, plan, put_ids
 from metadata_writer.lookup import Lookup, Lore, places
 from metadata_writer.provenance import awaits_source
@@ -25,22 +27,19 @@ from metadata_writer.records import Run, State, StepRecord
 from metadata_writer.run_registry import RunRegistry
 from metadata_writer.type_registry import TypeRegistry
 
-_ATTEMPTS: Final = 8
-"""How often one recording asks again before it gives up: collisions with other writers are short."""
 _TOGETHER: Final = 2
-"""How many of these attempts steps of one run make together, before each goes alone."""
+"""How many attempts steps of one run make together, before each goes alone."""
 _FIRST_PAUSE: Final = 0.02
 """Seconds before the second attempt, doubled each time: a transaction of the store takes milliseconds."""
 _RUNS_AT_ONCE: Final = 8
 """Transactions under way at a time: enough to hide the store's latency, few enough for its database."""
-_ASK_AGAIN: Final = frozenset(
-    {
-        grpc.StatusCode.ALREADY_EXISTS,  # somebody else put the step, or one of its types, first
-        grpc.StatusCode.ABORTED,  # a deadlock or a lock held too long
-        grpc.StatusCode.NOT_FOUND,  # ids from before the store was wiped
-        grpc.StatusCode.INVALID_ARGUMENT,  # the same, as other calls put it
-    }
-)
+_TRIES: Final = {
+    grpc.StatusCode.ABORTED: 8,  # a deadlock or a lock held too long
+    grpc.StatusCode.ALREADY_EXISTS: 5,  # somebody else put the step, or one of its types, first
+    grpc.StatusCode.NOT_FOUND: 3,  # ids from before the store was wiped
+    grpc.StatusCode.INVALID_ARGUMENT: 3,  # the same, as other calls put it
+}
+"""How often one recording is tried where asking again may help: collisions with other writers are short."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +99,7 @@ class Recorder:
 
     async def record_all(self, wishes: Sequence[Wish]) -> list[Result]:
         """Make the store say what all the records say, each of another step; a result for each."""
+        wishes = [Wish(storable(wish.record), wish.patient) for wish in wishes]
         results: dict[str, Result] = {}
         for wave in _waves(wishes):
             results.update(await self._wave(wave))
@@ -128,31 +128,41 @@ class Recorder:
         self, run: Run, wishes: Sequence[Wish], lore: Lore | None, tried: int = 0
     ) -> dict[str, Result]:
         """Record steps of one run, together or, where that fails, one by one."""
-        for attempt in range(tried, _ATTEMPTS):
+        for attempt in itertools.count(tried):
             try:
                 async with self._slots:
                     return await self._put(run, wishes, lore)
             except StoreError as error:
-                lore = None
-                if error.code is not grpc.StatusCode.ABORTED:
-                    self._forget()  # the store may come back as another one, or be another already
-                again = error.code in _ASK_AGAIN
-                alone = len(wishes) == 1 or (
-                    isinstance(error, StoreUnavailable) and error.code is not grpc.StatusCode.ABORTED
-                )
-                if alone and (not again or attempt == _ATTEMPTS - 1):
-                    return {wish.record.external_id: error for wish in wishes}
-                if not alone and (not again or attempt >= tried + _TOGETHER - 1):
-                    return await self._settle_apart(run, wishes, attempt)
-                metrics.RETRIES.labels(reason=error.code.name.lower()).inc()
+                trouble = error
+            lore = None
+            if trouble.code is not grpc.StatusCode.ABORTED:
+                self._forget()  # the store may come back as another one, or be another already
+                if isinstance(trouble, StoreUnavailable):
+                    return {wish.record.external_id: trouble for wish in wishes}
+            again = attempt + 1 < _TRIES.get(trouble.code, 0)
+            if len(wishes) > 1 and (not again or attempt >= tried + _TOGETHER - 1):
+                return await self._settle_apart(run, wishes, attempt)
+            if not again:
+                return await self._settle_shortened(run, wishes[0], trouble, attempt)
+            metrics.RETRIES.labels(reason=trouble.code.name.lower()).inc()
             await asyncio.sleep(_FIRST_PAUSE * 2**attempt * random.uniform(0.5, 1.5))  # noqa: S311 (jitter)
-        raise AssertionError("the last attempt returns")
+        raise AssertionError("an attempt returns")
 
     async def _settle_apart(self, run: Run, wishes: Sequence[Wish], tried: int) -> dict[str, Result]:
         results: dict[str, Result] = {}
-        for wish in wishes:
-            results.update(await self._settle(run, [wish], None, tried))
+        for done in await asyncio.gather(*(self._settle(run, [wish], None, tried) for wish in wishes)):
+            results.update(done)
         return results
+
+    async def _settle_shortened(
+        self, run: Run, wish: Wish, trouble: StoreError, tried: int
+    ) -> dict[str, Result]:
+        """Record a step that is refused by what its names and texts are cut to, if that changes anything."""
+        small = shortened(wish.record)
+        if small == wish.record or isinstance(trouble, StoreUnavailable):
+            return {wish.record.external_id: trouble}
+        metrics.RETRIES.labels(reason="shortened").inc()
+        return await self._settle(run, [Wish(small, wish.patient)], None, tried)
 
     async def _put(self, run: Run, wishes: Sequence[Wish], lore: Lore | None) -> dict[str, Result]:
         records = [wish.record for wish in wishes]

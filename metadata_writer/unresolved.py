@@ -1,4 +1,4 @@
-"""Joins steps to artifacts that were not known when they were recorded, however long ago that was.
+"""Joins steps to what was not known when they were recorded, however long ago: artifacts, a reused run.
 
 The store itself remembers who lacks what: an execution names the artifacts it could not be joined to, and
 their places. So nothing is lost when Pod, Workflow and writer are gone. What was never recorded (a file
@@ -6,19 +6,17 @@ that somebody put there) stays unresolved, and costs one question in each round.
 """
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
-import msgspec
 import structlog
 from ml_metadata.proto import metadata_store_pb2 as mlmd
 from ml_metadata.proto import metadata_store_service_pb2 as service
 
-from memopod.mlmd import StoreClient, StoreError, from_properties, list_all
+from memopod.mlmd import NotFound, StoreClient, StoreError, from_properties, list_all
 from metadata_writer import metrics
-from metadata_writer.known import PLACES, UNRESOLVED_INPUTS, UNRESOLVED_OUTPUTS
+from metadata_writer.notes import PLACES, UNRESOLVED_INPUTS, UNRESOLVED_OUTPUTS, UNRESOLVED_SOURCE, noted
 from metadata_writer.recorder import Recorder, Wish
 from metadata_writer.records import UNTYPED, Input, Output, Run, State, StepRecord, Value
 from metadata_writer.shards import Shards
@@ -71,7 +69,7 @@ class Unresolved:
 
     async def _lacking(self) -> AsyncIterator[StepRecord]:
         seen: set[int] = set()
-        for name in PLACES.values():
+        for name in (*PLACES.values(), UNRESOLVED_SOURCE):
             # A filter with OR would find only those that have both: it joins the two.
             request = service.GetExecutionsRequest()
             request.options.filter_query = f"custom_properties.{name}.string_value != ''"
@@ -83,7 +81,12 @@ class Unresolved:
 
     async def _join(self, records: list[StepRecord]) -> int:
         known = await self._known([place for record in records for place in _places(record)])
-        wishes = [Wish(record) for record in records if not known.isdisjoint(_places(record))]
+        known |= await self._recorded([r.source_execution for r in records if r.source_execution is not None])
+        wishes = [
+            Wish(record)
+            for record in records
+            if record.source_execution in known or not known.isdisjoint(_places(record))
+        ]
         if not wishes:
             return 0
         results = await self._recorder.record_all(wishes)
@@ -96,6 +99,16 @@ class Unresolved:
             return set()
         request = service.GetArtifactsByURIRequest(uris=dict.fromkeys(uris))
         return {artifact.uri for artifact in (await self._store.call("GetArtifactsByURI", request)).artifacts}
+
+    async def _recorded(self, external_ids: list[str]) -> set[str]:
+        if not external_ids:
+            return set()
+        request = service.GetExecutionsByExternalIdsRequest(external_ids=dict.fromkeys(external_ids))
+        try:
+            answer = await self._store.call("GetExecutionsByExternalIds", request)
+        except NotFound:
+            return set()
+        return {execution.external_id for execution in answer.executions}
 
 
 def as_record(execution: Any) -> StepRecord | None:
@@ -120,19 +133,13 @@ def as_record(execution: Any) -> StepRecord | None:
         component_id=execution.properties["component_id"].string_value,
         state=State[state],
         custom=times,
-        inputs=tuple(Input(name, uri) for name, uri in _noted(custom, UNRESOLVED_INPUTS).items()),
+        inputs=tuple(Input(name, uri) for name, uri in noted(custom, UNRESOLVED_INPUTS).items()),
         outputs=tuple(
-            Output(name, UNTYPED, uri, {}) for name, uri in _noted(custom, UNRESOLVED_OUTPUTS).items()
+            Output(name, UNTYPED, uri, {}) for name, uri in noted(custom, UNRESOLVED_OUTPUTS).items()
         ),
+        source_execution=str(custom[UNRESOLVED_SOURCE]) if UNRESOLVED_SOURCE in custom else None,
         from_pod=False,
     )
-
-
-def _noted(custom: dict[str, Any], what: str) -> dict[str, str]:
-    try:
-        return msgspec.json.decode(str(custom.get(PLACES[what], "{}")), type=dict[str, str])
-    except (msgspec.DecodeError, json.JSONDecodeError):
-        return {}
 
 
 def _places(record: StepRecord) -> list[str]:

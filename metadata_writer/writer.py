@@ -184,13 +184,18 @@ class Writer:
                 if turn is not None:
                     turns.append(turn)
         turns = [turn for turn in turns if self._leads(turn.key)]
-        if not turns:
-            return
+        if turns:
+            await self._record_turns(turns)
+
+    async def _record_turns(self, turns: Sequence[_Turn]) -> None:
         try:
             results = await self._recorder.record_all([Wish(turn.record, turn.patient) for turn in turns])
         except Exception as error:  # noqa: BLE001 (one step that nobody foresaw must not stop the others)
+            if len(turns) == 1:
+                await self._put_off(turns[0].key, error)
+                return
             for turn in turns:
-                await self._put_off(turn.key, error)
+                await self._record_turns([turn])
             return
         await self._conclude(turns, results)
 

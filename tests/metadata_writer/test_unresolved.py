@@ -68,6 +68,23 @@ async def test_steps_are_joined_to_what_is_recorded_long_after_them(store, clien
     assert not (await recorder.record(dataclasses.replace(USE))).written
 
 
+async def test_a_reused_step_without_artifacts_learns_which_run_it_reuses_once_that_is_recorded(
+    store, client
+):
+    made = dataclasses.replace(MAKE, outputs=())
+    again = dataclasses.replace(AGAIN, outputs=(), source_execution=made.external_id)
+    await Recorder(client).record(again)
+    unresolved = Unresolved(client, Recorder(client), Shards(1))
+    assert await unresolved.round() == 0
+    await Recorder(client).record(made)
+    assert await unresolved.round() == 1
+    ids = {e.external_id: e for e in store.client.get_executions()}
+    custom = ids["uid-2/make"].custom_properties
+    assert custom["cached_execution_id"].int_value == ids["uid-1/make"].id
+    assert "unresolved_source" not in custom
+    assert await unresolved.round() == 0
+
+
 class Meanwhile:
     """A store in which something else happens between a look and the first put."""
 
