@@ -13,6 +13,7 @@ import structlog
 from ml_metadata.proto import metadata_store_service_pb2 as service
 
 from memopod.mlmd import StoreError
+from metadata_writer.fitting import storable
 from metadata_writer.graph import Ids, plan, put_ids
 from metadata_writer.known import TypeIds
 from metadata_writer.lookup import Lookup
@@ -137,6 +138,7 @@ class StandBy:
 
 async def recorded(lookup: Lookup, records: Sequence[StepRecord]) -> list[Ids | None]:
     """The store's ids of each step of which it has all, None for the others. Raises StoreError."""
+    records = [storable(record) for record in records]
     lore = await lookup.ask(records)
     found: list[Ids | None] = []
     for record in records:

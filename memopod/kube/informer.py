@@ -186,7 +186,11 @@ class Informer:
     def _remember(self, key: Key | bytes, item: Object) -> None:
         if not isinstance(key, bytes):
             self._known[key] = item
-        elif self._keep is not None and (kept := self._keep(item)) is not None:
+            return
+        kept = self._keep(item) if self._keep is not None else None
+        if kept is None:
+            self._traces.pop(key)
+        else:
             self._traces.put(key, b"".join((*self._identity(item), kept)))
 
     def _forget(self, key: Key | bytes) -> None:

@@ -219,7 +219,7 @@ async def test_of_what_was_lost_unseen_comes_what_was_kept(client, seen):
         there = set()
         for change in informer._listed(items, there):
             informer._apply(*change)
-        for key, known in [(k, v) for k, v in informer._all().items() if k not in there]:
+        for key, known in [(k, informer._find(k)) for k in informer._keys() if k not in there]:
             informer._apply("DELETED", key, known)
 
     listed(item("a", "1", "1"), item("b", "2", "1"))
@@ -238,10 +238,10 @@ async def test_of_what_is_not_to_be_kept_any_more_nothing_stays(client, start, s
     informer = Informer(client, CONFIG_MAPS, namespace=NS, on_event=seen, keep=lambda _: next(kept, None))
     start(informer.run())
     await informer.synced.wait()
-    assert informer._all()
+    assert list(informer._keys())
     await touch(client, "a")
     await eventually(lambda: len(seen.events) == 2)
-    assert not informer._all()
+    assert not list(informer._keys())
     assert seen.take() == [("ADDED", "a"), ("MODIFIED", "a")]
 
 
