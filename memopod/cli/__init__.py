@@ -4,9 +4,7 @@
 and the sentences that tell what to do next.
 """
 
-import os
 import sys
-from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
@@ -104,17 +102,14 @@ def _root(
 
 def main() -> None:
     """The console script `memopod`."""
-    app(command_line(sys.argv[1:], os.environ))
+    app(command_line(sys.argv[1:]))
 
 
-def command_line(arguments: list[str], environment: Mapping[str, str]) -> list[str]:
+def command_line(arguments: list[str]) -> list[str]:
     """The arguments, beginning with a command.
 
-    Kubeflow's manifests name none: the flags of its cache server go to the entry point of the image, and
-    its metadata writer is told what to watch in the environment alone.
+    Kubeflow's manifest names none: the flags of its cache server go to the entry point of the image.
     """
-    if not arguments and "NAMESPACE_TO_WATCH" in environment:
-        return ["metadata-writer"]
     are_kubeflows = any(argument.lstrip("-").startswith("db_") for argument in arguments)
     if are_kubeflows and arguments[0].startswith("-"):
         return ["cache-server", *arguments]

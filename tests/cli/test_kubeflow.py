@@ -19,30 +19,14 @@ MANIFEST = [
     "arguments", [MANIFEST, ["-logtostderr", "-v", "2", "-db_host=mysql"], ["--listen_port=1", *MANIFEST]]
 )
 def test_flags_of_kubeflows_cache_server_are_for_the_cache_server(arguments):
-    assert command_line(arguments, {}) == ["cache-server", *arguments]
+    assert command_line(arguments) == ["cache-server", *arguments]
 
 
 @pytest.mark.parametrize(
     "arguments", [[], ["--help"], ["--version"], ["cache-server", *MANIFEST], ["demo", "--keep"]]
 )
 def test_every_other_command_line_is_left_as_it_is(arguments):
-    assert command_line(arguments, {}) == arguments
-
-
-@pytest.mark.parametrize("namespace", ["kubeflow", ""])
-def test_nothing_but_a_namespace_to_watch_is_for_the_metadata_writer(namespace):
-    watching = {"NAMESPACE_TO_WATCH": namespace}
-    assert command_line([], watching) == ["metadata-writer"]
-    assert command_line(["--help"], watching) == ["--help"]
-    assert command_line(MANIFEST, watching) == ["cache-server", *MANIFEST]
-
-
-def test_the_entry_point_of_the_image_starts_the_writer_so(tmp_path):
-    # A kubeconfig that there is not ends it before it asks for anything.
-    environment = {"NAMESPACE_TO_WATCH": "kubeflow", "KUBECONFIG": str(tmp_path / "nothing")}
-    done = subprocess.run([MEMOPOD], env=environment, capture_output=True, text=True, timeout=60)
-    assert done.returncode != 0
-    assert '"component": "metadata-writer"' in done.stderr
+    assert command_line(arguments) == arguments
 
 
 def test_the_entry_point_of_the_image_starts_the_cache_server_with_them():
