@@ -200,6 +200,28 @@ def test_grafanas_schema_knows_every_field_of_the_dashboard():
     assert len(ids) == len(set(ids))
 
 
+def test_the_share_of_reused_steps_is_shown_whether_controller_or_webhook_decides(promtool, tmp_path):
+    (share,) = (p["targets"][0]["expr"] for p in DASHBOARD["panels"] if p["title"] == "Reused")
+    # Of a minute's steps 50 are reused; the controller decides about 103, and the webhook lets one more run.
+    cases = [
+        {
+            "interval": "1m",
+            "input_series": [{"series": k, "values": v} for k, v in cluster.items()],
+            "promql_expr_test": [
+                {
+                    "expr": f"round({share.replace('$__range', '1h')}, 0.001)",
+                    "eval_time": "70m",
+                    "exp_samples": [{"value": wanted, "labels": "{}"}],
+                }
+            ],
+        }
+        for cluster, wanted in ((HEALTHY, 0.481), (PLACEHOLDER, 0.485))
+    ]
+    path = tmp_path / "tests.yaml"
+    path.write_text(yaml.safe_dump({"evaluation_interval": "1m", "tests": cases}))
+    check(promtool, "test", "rules", path)
+
+
 def test_no_panel_lies_over_another_one():
     taken = set()
     for panel in DASHBOARD["panels"]:
