@@ -102,6 +102,8 @@ def runs(found: Installation, name: str, led: Sequence[Check]) -> Check:
     ready, wanted = _ready(found, name), deployment["spec"]["replicas"]
     if ready:
         return Check(name, OK, f"{ready} of {wanted} ready")
+    if wanted == 0:
+        return Check(name, FAILED, "scaled to 0", APPLY)
     words = last_words(found, name)
     if any(_SCHEMA.search(text) for text in words):
         return Check(name, SKIPPED, "see database schema")
