@@ -1,4 +1,4 @@
-"""Links between the pages, those outside the site included: to files that are there, and to their headings."""
+"""Links between the pages, also those outside the site: to files that are there, and to their headings."""
 
 import re
 import subprocess

@@ -27,6 +27,7 @@ SETTINGS = {
 ENVOY = ("MEMOPOD_ENVOY", memopod.proxy.settings.Settings)
 OF_THE_TESTS = (
     "MEMOPOD_REQUIRE_SERVICES", "MEMOPOD_CHAOS", "MEMOPOD_ARTIFACTS", "MEMOPOD_OPENLINEAGE_SPEC",
+    "MEMOPOD_TEST_MYSQLD",
 )  # fmt: skip
 OF_OTHER_PROGRAMS = {
     "--query-gpu", "--require-hashes", "--sandbox", "--all", "--as", "--set", "--single-transaction",
