@@ -128,19 +128,6 @@ def test_store_envoy_and_guard_answer(docker, run, cluster, folder, free_port, u
     stopped_in_order(store)
 
 
-def test_kubeflows_command_of_the_store_is_there_and_takes_its_flags(docker, image):
-    # A port that is none ends it before it opens anything.
-    flags = [
-        "--grpc_port=8080", "--mysql_config_database=metadb", "--mysql_config_host=mysql",
-        "--mysql_config_port=none", "--mysql_config_user=root", "--mysql_config_password=",
-        "--enable_database_upgrade=true", "--grpc_channel_arguments=grpc.max_metadata_size=16384",
-    ]  # fmt: skip
-    run = ("run", "--rm", "--network=none", "--read-only", "--entrypoint=/bin/metadata_store_server")
-    done = docker(*run, image, *flags, check=False)
-    assert done.returncode == 2
-    assert "mysql_config_port" in done.stderr
-
-
 def test_cache_server_janitor_and_writer_come_up(
     docker, run, cluster, folder, free_port, until, stopped_in_order
 ):
