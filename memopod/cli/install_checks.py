@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from memopod.cli.install_found import FAILED, OK, SKIPPED, UNKNOWN, Check, failed_of
+from memopod.cli.install_kubeflow import DATABASE_ADDRESS, database_address
 from memopod.cli.install_network import certificate, object_stores
 from memopod.cli.install_probe import gates, webhook_answers
 from memopod.cli.install_rights import permissions_of
@@ -28,6 +29,11 @@ _RENEWALS = 2.5
 _SCHEMA = re.compile(
     r"MLMD database version|older than library version|written by another version", re.IGNORECASE
 )
+_STOPPED_BY = {
+    "leader": ("cache-server",),
+    DATABASE_ADDRESS: ("cache-server", "metadata-store", "metadata-writer"),
+}
+"""Components that are not ready because of what a check found."""
 _CONTROLLERS = ("workflow-controller",)
 
 
@@ -41,12 +47,14 @@ async def examine(client: Client, path: str | None, namespace: str, pipelines: s
     served = found.setting("cache-server", "MEMOPOD_CACHE_WATCH_NAMESPACE")
     place = pipelines or served or "default"
     led = await leader(client, found)
-    checks += [*schemas(found), *(runs(found, name, led) for name in SERVERS)]
+    checks += [*await database_address(client, found), *schemas(found)]
+    explained = failed_of([*checks, *led], DATABASE_ADDRESS, "leader")
+    checks += [runs(found, name, explained) for name in SERVERS]
     checks.append(await permissions_of(client, found, served))
     controllers = await controllers_of(client)
     trusted = trusted_creators(found)
     checks += [await argo(client, controllers), creators(controllers, trusted), *led]
-    checks += [configured(found, place), await certificate(client, found)]
+    checks += [configured(found, place), await certificate(client, found, checks)]
     as_whom = next((c for c in map(account_of, controllers) if c in trusted), trusted[0] if trusted else "")
     checks.append(await gates(path, as_whom, place, checks))
     checks.append(await webhook_answers(path, as_whom, place, checks))
@@ -94,8 +102,8 @@ def schemas(found: Installation) -> list[Check]:
     return [Check("database schema", FAILED, f"{name}: {_short(text)}", advice)]
 
 
-def runs(found: Installation, name: str, led: Sequence[Check]) -> Check:
-    """Whether a component has a ready replica, where nothing else explains that it has none."""
+def runs(found: Installation, name: str, explained: str | None) -> Check:
+    """Whether a component has a ready replica, where nothing else, as `explained`, is why it has none."""
     if name not in found.deployments:
         return Check(name, SKIPPED, "see manifests")
     deployment = found.deployments[name]
@@ -107,8 +115,8 @@ def runs(found: Installation, name: str, led: Sequence[Check]) -> Check:
     words = last_words(found, name)
     if any(_SCHEMA.search(text) for text in words):
         return Check(name, SKIPPED, "see database schema")
-    if name == "cache-server" and failed_of(led, "leader"):
-        return Check(name, SKIPPED, "see leader")
+    if explained and name in _STOPPED_BY[explained]:
+        return Check(name, SKIPPED, f"see {explained}")
     if name == "metadata-writer" and not _ready(found, "metadata-store"):
         return Check(name, SKIPPED, "see metadata-store")
     why = _short(words[0]) if words else "no container tells why"

@@ -2,12 +2,13 @@
 
 import base64
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 
-from memopod.cli.install_found import FAILED, OK, SKIPPED, UNKNOWN, Check
+from memopod.cli.install_found import FAILED, OK, SKIPPED, UNKNOWN, Check, failed_of
 from memopod.cli.installed import Installation
 from memopod.kube import SECRETS, ApiError, Client, NotFound
 
@@ -19,11 +20,14 @@ _LATE = timedelta(days=1)
 is left only if nobody did."""
 
 
-async def certificate(client: Client, found: Installation) -> Check:
+async def certificate(client: Client, found: Installation, checks: Sequence[Check]) -> Check:
     """Whether the API server would trust what the webhook shows."""
     if len(found.webhooks) != 1:
         return Check(_NAME, SKIPPED, "see webhook")
     own = found.setting("cache-server", "MEMOPOD_CACHE_CERTIFICATES") == "own"
+    # Whoever would make it, and mend caBundle, does not run.
+    if own and (failed := failed_of(checks, "cache-server", "database address")):
+        return Check(_NAME, SKIPPED, f"see {failed}")
     again = (
         f"kubectl -n {found.namespace} rollout restart deploy/cache-server: its leader fills caBundle in"
         if own

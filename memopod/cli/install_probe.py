@@ -10,8 +10,8 @@ from memopod.steps import names
 
 _UID = "00000000-0000-4000-8000-000000000000"
 _NEEDED = (
-    "kubernetes", "cache-server", "trusted creators", "leader", "webhook", "webhook certificate",
-    "scheduling gates",
+    "kubernetes", "database address", "cache-server", "trusted creators", "leader", "webhook",
+    "webhook certificate", "scheduling gates",
 )  # fmt: skip
 """Checks without which a step is not held, whatever the webhook does."""
 _TRIES = 3

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import urllib.request
 import uuid
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -42,7 +43,7 @@ from memopod.sandbox.ports import free_ports
 from memopod.steps import names
 from memopod.steps.times import to_text
 from tests.conftest import HINT, unavailable
-from tests.deploy import environment
+from tests.deploy import environment, kubeflow
 from tests.deploy.node import Node
 from tests.deploy.render import kubectl, text
 from tests.real.argo import Argo, Step
@@ -56,7 +57,7 @@ PIPELINES = "pipelines"
 SETTINGS = """
 configMapGenerator:
   - name: memopod-cache-server
-    namespace: memopod
+    namespace: {namespace}
     behavior: merge
     literals:
       - MEMOPOD_CACHE_SETTLE_TIME=0.1
@@ -92,13 +93,24 @@ def buckets():
     server.stop()
 
 
+@dataclass
 class Life:
     """One cluster, and what an administrator does with it."""
 
-    def __init__(self, plane, root, folder, store):
-        self.plane, self.root, self.folder, self.store = plane, root, folder, store
-        self.config = str(plane.folder / "kubeconfig")
-        self.node = None
+    plane: object
+    root: object
+    folder: Path
+    store: str
+    overlay: str = "overlays/argo"
+    namespace: str = "memopod"
+    pipelines: str = PIPELINES
+    argo: str = "argo"
+    webhook: str = "memopod-cache"
+    node: object = None
+
+    @property
+    def config(self):
+        return str(self.plane.folder / "kubeconfig")
 
     def kubectl(self, *arguments, given=None):
         done = subprocess.run(
@@ -108,13 +120,16 @@ class Life:
         return done.stdout
 
     def apply(self, coalesce="off"):
-        rendered = text("overlays/argo", extra=SETTINGS.format(store=self.store, coalesce=coalesce))
+        rendered = text(
+            self.overlay, extra=SETTINGS.format(namespace=self.namespace, store=self.store, coalesce=coalesce)
+        )
         self.kubectl(
             "apply", "--server-side", "--force-conflicts", "--validate=strict", "-f", "-", given=rendered
         )
 
     async def memopod(self, *arguments):
         """Exit status and stdout of the command line."""
+        arguments = (*arguments, "--namespace", self.namespace)
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "memopod.cli", *arguments, "--kubeconfig", self.config,
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
@@ -126,7 +141,9 @@ class Life:
     async def checks(self, path=None):
         path = path or self.config
         async with Client.from_kubeconfig(path, timeout=10.0) as client:
-            return {check.name: check for check in await examine(client, path, "memopod", PIPELINES)}
+            return {
+                check.name: check for check in await examine(client, path, self.namespace, self.pipelines)
+            }
 
     async def failures(self, path=None):
         return {name: check for name, check in (await self.checks(path)).items() if check.status == FAILED}
@@ -177,7 +194,7 @@ async def pipelines(life):
         "spec": {"audiences": None, "expirationSeconds": 3600},
     }  # fmt: skip
     answer = await life.root.create(
-        SERVICE_ACCOUNTS, body, namespace="argo", name="argo", subresource="token"
+        SERVICE_ACCOUNTS, body, namespace=life.argo, name="argo", subresource="token"
     )
     path = life.folder / "argo.kubeconfig"
     path.write_text(
@@ -185,26 +202,33 @@ async def pipelines(life):
     )
     async with (
         Client.from_kubeconfig(str(path), timeout=30.0) as client,
-        Argo.playing(client, PIPELINES, version="4.1.2") as argo,
-        Kubelet.playing(life.root, PIPELINES, version="4.1.2") as kubelet,
+        Argo.playing(client, life.pipelines, version="4.1.2") as argo,
+        Kubelet.playing(life.root, life.pipelines, version="4.1.2") as kubelet,
     ):
         yield argo, kubelet
 
 
 async def prepare(life):
     """Argo is there, and its workflow controller's Deployment."""
-    await add_namespace(life.root, PIPELINES)
+    await add_namespace(life.root, life.pipelines)
     account = {
         "apiVersion": "v1",
         "kind": "ServiceAccount",
-        "metadata": {"name": "argo", "namespace": "argo"},
+        "metadata": {"name": "argo", "namespace": life.argo},
     }
-    await life.root.create(SERVICE_ACCOUNTS, account, namespace="argo")
+    await life.root.create(SERVICE_ACCOUNTS, account, namespace=life.argo)
+    rbac = "rbac.authorization.k8s.io"
+    binding = {
+        "apiVersion": f"{rbac}/v1", "kind": "ClusterRoleBinding", "metadata": {"name": f"argo-{life.argo}"},
+        "roleRef": {"apiGroup": rbac, "kind": "ClusterRole", "name": "argo"},
+        "subjects": [{"kind": "ServiceAccount", "name": "argo", "namespace": life.argo}],
+    }  # fmt: skip
+    await life.root.create(CLUSTER_ROLE_BINDINGS, binding)
     labels = {"app": "workflow-controller"}
     container = {"name": "workflow-controller", "image": "quay.io/argoproj/workflow-controller:v4.1.2"}
     controller = {
         "apiVersion": "apps/v1", "kind": "Deployment",
-        "metadata": {"name": "workflow-controller", "namespace": "argo"},
+        "metadata": {"name": "workflow-controller", "namespace": life.argo},
         "spec": {
             "selector": {"matchLabels": labels},
             "template": {
@@ -213,7 +237,7 @@ async def prepare(life):
             },
         },
     }  # fmt: skip
-    await life.root.create(DEPLOYMENTS, controller, namespace="argo")
+    await life.root.create(DEPLOYMENTS, controller, namespace=life.argo)
 
 
 @pytest.mark.timeout(600)
@@ -226,22 +250,72 @@ async def test_the_whole_life_of_an_installation(own_plane, root, tmp_path, buck
     monkeypatch.setitem(
         environment.SECRETS, ("memopod-databases", "metadata"), f"sqlite:///{tmp_path}/metadata.db"
     )
-    await prepare(life)
-    keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_REGION": "us-east-1"}
-    life.node = Node(own_plane, root, tmp_path, extra=keys)
-    try:
+    async with running(life):
         await without(life)
         async with pipelines(life) as (argo, kubelet):
             await with_it(life, argo, kubelet)
             await upgraded(life, argo, kubelet)
             await broken(life, buckets)
             await taken_off(life, argo)
+
+
+@pytest.mark.timeout(600)
+async def test_faults_are_named_alone_in_the_place_of_kubeflows_services_too(
+    own_plane, root, tmp_path, buckets, mariadb, monkeypatch
+):
+    """Those that hang on names, namespaces and accounts; its databases are Kubeflow's, in MySQL."""
+    _, port = buckets.get_host_and_port()
+    store = f"minio:9000/results=s3://results?endpoint=http://127.0.0.1:{port}"
+    life = Life(
+        own_plane, root, tmp_path, store, overlay="overlays/kubeflow", namespace="kubeflow",
+        pipelines="kubeflow", argo="kubeflow", webhook=kubeflow.WEBHOOK,
+    )  # fmt: skip
+    for key, value in (("username", mariadb.user), ("password", mariadb.password)):
+        monkeypatch.setitem(environment.SECRETS, ("mysql-secret", key), value)
+    async with running(life):
+        await kubeflows_settings(life, mysqlHost="127.0.0.1", mysqlPort=str(mariadb.port))
+        async with pipelines(life) as (argo, kubelet):
+            await with_it(life, argo, kubelet)
+            for fault in (database_elsewhere, permission, bundle, unreachable, stranger, store_down):
+                await fault(life)
+
+
+async def kubeflows_settings(life, **changed):
+    """Kubeflow's ConfigMap, of the version that has both names for the host."""
+    data = kubeflow.install_config(kubeflow.SINGLE, (2, 16)) | changed
+    data |= {"dbHost": data["mysqlHost"], "dbPort": data["mysqlPort"]}
+    name = "pipeline-install-config"
+    body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": data}
+    await life.root.create(CONFIG_MAPS, body, namespace=life.namespace)
+
+
+async def database_elsewhere(life):
+    async def looked_for_at(host):
+        name, patch = "pipeline-install-config", {"data": {"dbHost": host}}
+        await life.root.patch(CONFIG_MAPS, name, patch, namespace=life.namespace)
+
+    await looked_for_at("rds.example.org")
+    found = await life.names_exactly("database address")
+    assert "dbHost, rds.example.org" in found.found
+    assert "components/kubeflow-db-host" in found.advice
+    await looked_for_at("127.0.0.1")
+
+
+@contextlib.asynccontextmanager
+async def running(life):
+    """Argo and the installation's processes; of Argo nothing is left for the next test."""
+    await prepare(life)
+    keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_REGION": "us-east-1"}
+    life.node = Node(life.plane, life.root, life.folder, namespace=life.namespace, extra=keys)
+    try:
+        yield
     finally:
         life.node.kill()
+        await life.root.delete(DEPLOYMENTS, "workflow-controller", namespace=life.argo)
 
 
 async def without(life):
-    status, said = await life.memopod("install", "check", "--pipelines", PIPELINES)
+    status, said = await life.memopod("install", "check", "--pipelines", life.pipelines)
     assert status == 1
     assert "no cache-server, janitor" in said
     status, said = await life.memopod("uninstall")
@@ -253,7 +327,7 @@ async def with_it(life, argo, kubelet):
     await life.node.start()
     await life.node.all_ready()
     await life.healthy()
-    status, said = await life.memopod("install", "check", "--pipelines", PIPELINES, "--json")
+    status, said = await life.memopod("install", "check", "--pipelines", life.pipelines, "--json")
     assert status == 0, said
     answer = json.loads(said)
     assert answer["ok"]
@@ -303,7 +377,8 @@ async def permission(life):
     assert role["rules"][1]["resources"] == ["pods/status"]
     await life.root.patch(CLUSTER_ROLES, "memopod-cache-server", patch)
     found = await life.names_exactly("permissions")
-    assert found.found == "cache-server may not patch pods/status"
+    where = "" if life.namespace == "memopod" else f" in {life.pipelines}"
+    assert found.found == f"cache-server may not patch pods/status{where}"
     life.apply(coalesce="across-workflows")
 
 
@@ -315,7 +390,7 @@ async def bundle(life):
         patch = [
             {"op": "add", "path": f"/webhooks/{n}/clientConfig/caBundle", "value": other} for n in (0, 1)
         ]
-        await life.root.patch(MUTATING_WEBHOOKS, "memopod-cache", patch)
+        await life.root.patch(MUTATING_WEBHOOKS, life.webhook, patch)
 
     found = await life.names_exactly("webhook certificate", again=spoil)
     assert "caBundle is not the authority" in found.found
@@ -323,7 +398,7 @@ async def bundle(life):
 
 async def unreachable(life):
     await life.restart("cache-server")  # the API server keeps connections that it has
-    service = await life.root.get(SERVICES, "cache-server", namespace="memopod")
+    service = await life.root.get(SERVICES, "cache-server", namespace=life.namespace)
     ports = {**life.node.ports["cache-server"], "webhook-api": free_ports(1)[0]}
     await life.node.endpoints(service, ports)
     found = await life.names_exactly("webhook answers")
@@ -389,20 +464,18 @@ async def old_version(life):
 
 async def stranger(life):
     """A second controller, of another account."""
-    controller = await life.root.get(DEPLOYMENTS, "workflow-controller", namespace="argo")
+    controller = await life.root.get(DEPLOYMENTS, "workflow-controller", namespace=life.argo)
     spec = controller["spec"]
     spec["template"]["spec"]["serviceAccountName"] = "team-argo"
     body = {
         "apiVersion": "apps/v1", "kind": "Deployment",
-        "metadata": {"name": "team-workflow-controller", "namespace": "argo"}, "spec": spec,
+        "metadata": {"name": "team-workflow-controller", "namespace": life.argo}, "spec": spec,
     }  # fmt: skip
-    await life.root.create(DEPLOYMENTS, body, namespace="argo")
+    await life.root.create(DEPLOYMENTS, body, namespace=life.argo)
     found = await life.names_exactly("trusted creators")
-    assert (
-        "MEMOPOD_CACHE_TRUSTED_CREATORS=system:serviceaccount:argo:argo,system:serviceaccount:argo:team-argo"
-        in (found.advice)
-    )
-    await life.root.delete(DEPLOYMENTS, "team-workflow-controller", namespace="argo")
+    accounts = f"system:serviceaccount:{life.argo}:argo,system:serviceaccount:{life.argo}:team-argo"
+    assert f"MEMOPOD_CACHE_TRUSTED_CREATORS={accounts}" in found.advice
+    await life.root.delete(DEPLOYMENTS, "team-workflow-controller", namespace=life.argo)
 
 
 async def store_down(life):
@@ -451,7 +524,7 @@ async def taken_off(life, argo):
     run = await argo.submit(Step(change=held_as_by_the_webhook))
 
     async def held():
-        listed = await life.root.list(PODS, namespace=PIPELINES)
+        listed = await life.root.list(PODS, namespace=life.pipelines)
         return [pod for pod in listed["items"] if is_held(pod)]
 
     await until(held, "a Pod is held")
@@ -469,7 +542,8 @@ async def taken_off(life, argo):
         left = await life.root.list(resource, label_selector=PART_OF)
         assert left["items"] == [], resource.plural
     assert not [le for le in (await life.root.list(LEASES))["items"] if "memopod" in le["metadata"]["name"]]
-    secrets = [s["metadata"]["name"] for s in (await life.root.list(SECRETS, namespace="memopod"))["items"]]
+    kept = (await life.root.list(SECRETS, namespace=life.namespace))["items"]
+    secrets = [secret["metadata"]["name"] for secret in kept]
     assert secrets == ["memopod-cache-certificates"]
     life.node.kill()
     status, said = await life.memopod("uninstall", "--yes")
