@@ -66,7 +66,7 @@ def uninstall(
     if as_json:
         typer.echo(json.dumps({"removed": yes, "objects": done, "held": stuck}, indent=2))
     else:
-        _show(done, stuck, removed=yes)
+        _show(done, stuck, removed=yes, data=data)
     if stuck and yes:
         raise typer.Exit(1)
 
@@ -155,7 +155,7 @@ def _line(resource: Resource, namespace: str, name: str) -> dict[str, str]:
     return {"kind": resource.kind, "namespace": namespace if resource.namespaced else "", "name": name}
 
 
-def _show(done: list[dict[str, str]], stuck: list[str], *, removed: bool) -> None:
+def _show(done: list[dict[str, str]], stuck: list[str], *, removed: bool, data: bool) -> None:
     console = Console()
     if not done and not stuck:
         console.print("nothing of memopod is there, and no Pod is held", highlight=False)
@@ -175,4 +175,5 @@ def _show(done: list[dict[str, str]], stuck: list[str], *, removed: bool) -> Non
         )
         typer.echo("next: memopod cache release, then memopod uninstall --yes again", err=True)
         return
-    console.print("no Pod is held; databases, volumes and Secrets of yours are as they were", highlight=False)
+    kept = "databases elsewhere" if data else "databases, volumes and Secrets of yours"
+    console.print(f"no Pod is held; {kept} are as they were", highlight=False)

@@ -1,7 +1,7 @@
 """Newer manifests are applied over older ones: what Kubernetes lets nobody change in place stays as it is.
 
-Whoever changes one of these makes `kubectl apply` fail (a field is immutable) for every installation, or leaves
-its data behind on a volume of another name.
+Whoever changes one of these makes `kubectl apply` fail for every installation (a field is immutable), or
+leaves its data behind, on a volume of another name.
 """
 
 import pytest
