@@ -18,7 +18,7 @@ from pathlib import Path
 
 import aiohttp
 
-from memopod.cli.installed import DEPLOYMENTS, NAME, SERVICES
+from memopod.cli.installed import DEPLOYMENTS, NAME, PART_OF, SERVICES
 from memopod.kube import CONFIG_MAPS, PODS, SERVICE_ACCOUNTS, NotFound
 from memopod.kube.resources import Resource
 from memopod.sandbox import guard
@@ -68,7 +68,8 @@ class Node:
         self.address = own_address()
 
     async def deployments(self):
-        listed = (await self.admin.list(DEPLOYMENTS, namespace=self.namespace))["items"]
+        chosen = {"namespace": self.namespace, "label_selector": PART_OF}
+        listed = (await self.admin.list(DEPLOYMENTS, **chosen))["items"]
         return {d["metadata"]["labels"][NAME]: d for d in listed}
 
     async def start(self, *names, env=None):

@@ -1,6 +1,7 @@
 """Each component under its own account: what it may do is needed, and what it needs is not missing."""
 
 import asyncio
+import contextlib
 import copy
 import uuid
 from datetime import UTC, datetime, timedelta
@@ -149,9 +150,10 @@ async def test_a_metadata_writer_uses_all_that_it_may_do_and_nothing_else(
     argo, _ = await play()
     for step in (salted("parameters.make"), salted("offloaded"), Step(change=unreadable)):
         await argo.submit(step)
-    await until(lambda: may <= used(proxy), "everything that it may do was done", limit=60)
+    with contextlib.suppress(AssertionError):
+        await until(lambda: may <= used(proxy), "everything that it may do was done")
+    assert used(proxy) == may
     assert refused(proxy) == set()
-    assert used(proxy) <= may
 
 
 def unreadable(pod):
