@@ -210,7 +210,8 @@ async def pipelines(life):
 
 async def prepare(life):
     """Argo is there, and its workflow controller's Deployment."""
-    await add_namespace(life.root, life.pipelines)
+    for name in {life.pipelines, life.argo}:
+        await add_namespace(life.root, name)
     account = {
         "apiVersion": "v1",
         "kind": "ServiceAccount",
@@ -267,8 +268,8 @@ async def test_faults_are_named_alone_in_the_place_of_kubeflows_services_too(
     _, port = buckets.get_host_and_port()
     store = f"minio:9000/results=s3://results?endpoint=http://127.0.0.1:{port}"
     life = Life(
-        own_plane, root, tmp_path, store, overlay="overlays/kubeflow", namespace="kubeflow",
-        pipelines="kubeflow", argo="kubeflow", webhook=kubeflow.WEBHOOK,
+        own_plane, root, tmp_path, store, overlay="overlays/kubeflow-multi-user", namespace="kubeflow",
+        argo="kubeflow", webhook=kubeflow.WEBHOOK,
     )  # fmt: skip
     for key, value in (("username", mariadb.user), ("password", mariadb.password)):
         monkeypatch.setitem(environment.SECRETS, ("mysql-secret", key), value)
@@ -377,8 +378,7 @@ async def permission(life):
     assert role["rules"][1]["resources"] == ["pods/status"]
     await life.root.patch(CLUSTER_ROLES, "memopod-cache-server", patch)
     found = await life.names_exactly("permissions")
-    where = "" if life.namespace == "memopod" else f" in {life.pipelines}"
-    assert found.found == f"cache-server may not patch pods/status{where}"
+    assert found.found == "cache-server may not patch pods/status"
     life.apply(coalesce="across-workflows")
 
 

@@ -1,7 +1,6 @@
 """Each component under its own account: what it may do is needed, and what it needs is not missing."""
 
 import asyncio
-import contextlib
 import copy
 import uuid
 from datetime import UTC, datetime, timedelta
@@ -15,8 +14,7 @@ from memopod.steps.finish import task_result
 from memopod.steps.times import to_text
 from tests.real.argo import Step, only_default_artifact
 from tests.real.cluster import until
-from tests.real.proxy import answer, hang, matching
-from tests.stores import StoreProcess
+from tests.real.proxy import answer, matching
 
 
 def granted(documents, role):
@@ -29,15 +27,6 @@ def granted(documents, role):
         for verb in rule["verbs"]
         for resource in rule["resources"]
     }
-
-
-@pytest.fixture
-def metadata_store(tmp_path):
-    """The address of a metadata store."""
-    process = StoreProcess(tmp_path)
-    process.start()
-    yield process.address
-    process.kill()
 
 
 def used(proxy):
@@ -131,37 +120,6 @@ async def test_the_janitor_uses_all_that_it_may_do_and_nothing_else(cluster, pla
     await until(lambda: may <= used(proxy), "everything that it may do was done")
     assert refused(proxy) == set()
     assert used(proxy) <= may
-
-
-async def test_a_metadata_writer_uses_all_that_it_may_do_and_nothing_else(
-    cluster, play, proxy, metadata_store
-):
-    """What it asks for itself, where watches are late, writes collide, and a step cannot be recorded."""
-    documents = permissions()
-    may = granted(documents, "memopod-metadata-writer") | granted(documents, "metadata-writer")
-    proxy.rule(matching("watch", resource="workflowtaskresults"), hang)
-    proxy.rule(matching("get", resource="workflowtaskresults"), answer(404), times=1)
-    proxy.rule(matching("patch", resource="pods"), answer(409), times=1)
-    await cluster.start(
-        "metadata_writer", "--store", metadata_store, "--namespace", cluster.pipelines,
-        "--leader-elect=on", "--lease-namespace", cluster.system, "--label-pods=on", "--finalizer=on",
-        account="metadata-writer", server=proxy.url,
-    )  # fmt: skip
-    argo, _ = await play()
-    for step in (salted("parameters.make"), salted("offloaded"), Step(change=unreadable)):
-        await argo.submit(step)
-    with contextlib.suppress(AssertionError):
-        await until(lambda: may <= used(proxy), "everything that it may do was done")
-    assert used(proxy) == may
-    assert refused(proxy) == set()
-
-
-def unreadable(pod):
-    """Break the template of a step's Pod."""
-    for container in pod["spec"]["containers"]:
-        for variable in container.get("env", ()):
-            if variable["name"] == names.ENV_TEMPLATE:
-                variable["value"] = "{"
 
 
 async def test_nobody_reads_secrets_or_writes_what_is_not_its_own(cluster):
