@@ -147,7 +147,9 @@ def _nothing(rpc: Rpc, request: Any) -> bytes:
 def _token(authorization: str | None) -> str:
     scheme, _, token = (authorization or "").partition(" ")
     if scheme.lower() != "bearer" or not token.strip():
-        raise Unauthenticated("expected the metadata `authorization: Bearer TOKEN`, with a Kubernetes token")
+        raise Unauthenticated(
+            "expected the metadata `authorization: Bearer TOKEN`, once, with a Kubernetes token"
+        )
     return token.strip()
 
 

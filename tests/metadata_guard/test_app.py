@@ -126,6 +126,28 @@ async def test_a_renewed_certificate_is_shown_without_a_restart(kubeconfig, tmp_
             assert pair.certificate.read_text() != before
 
 
+async def test_who_shows_two_tokens_or_half_a_one_is_nobody(kubeconfig):
+    async with (
+        store() as (port, _),
+        guard(kubeconfig=kubeconfig, store=f"127.0.0.1:{port}") as guarded,
+        grpc.aio.insecure_channel(f"127.0.0.1:{guarded}") as channel,
+    ):
+        call = channel.unary_unary(f"{SERVICE}/GetContextTypes")
+        await call(b"", metadata=BEARER, timeout=30, wait_for_ready=True)
+        other = ("authorization", "Bearer team-b")
+        for metadata in (
+            [*BEARER, other],
+            [other, *BEARER],
+            [*BEARER, *BEARER],
+            [("authorization", "Bearer")],
+            [],
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call(b"", metadata=metadata, timeout=30)
+            assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
+            assert "expected the metadata `authorization: Bearer TOKEN`" in caught.value.details()
+
+
 async def until_health(port, wanted):
     """Wait until the guard says so of itself."""
     async with asyncio.timeout(30), grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:

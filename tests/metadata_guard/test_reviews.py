@@ -1,6 +1,7 @@
 """Which reviews are asked of the API server, and how long they hold."""
 
 import asyncio
+import contextlib
 
 import pytest
 
@@ -17,6 +18,7 @@ class Api:
         self.go = asyncio.Event()
         self.go.set()
         self.status = None
+        self.shared, self.readers = "shared", None
 
     async def create(self, resource, body, *, timeout):  # noqa: ASYNC109 (the client's)
         self.asked.append((resource, body["spec"]))
@@ -27,7 +29,9 @@ class Api:
         finally:
             self.at_once -= 1
         if resource == SUBJECT_ACCESS_REVIEWS:
-            return {"status": {"allowed": body["spec"]["resourceAttributes"]["namespace"] == "shared"}}
+            spec = body["spec"]
+            known = self.readers is None or spec["user"] in self.readers
+            return {"status": {"allowed": known and spec["resourceAttributes"]["namespace"] == self.shared}}
         if self.status is not None:
             return {"status": self.status}
         token = body["spec"]["token"]
@@ -90,6 +94,89 @@ async def test_an_unknown_token_is_not_asked_for_again_at_once_but_soon(api, rev
     with pytest.raises(Unauthenticated):
         await reviews.caller("new")
     assert api.count(TOKEN_REVIEWS) == 2
+
+
+async def test_a_known_token_is_asked_for_again_when_its_time_is_up(api, monkeypatch):
+    """So an account that is deleted, a token that is over, or a role that is taken back, holds so long."""
+    now = 1000.0
+    monkeypatch.setattr("metadata_guard.kept.time.monotonic", lambda: now)
+    reviews = Reviews(api, audiences=(), seconds=60)
+    caller = await reviews.caller("team-a")
+    assert await reviews.may_read(caller, "shared")
+    api.status, api.shared = {"authenticated": False, "error": "the service account is deleted"}, ""
+    now += 59.9
+    assert await reviews.caller("team-a") == caller
+    assert await reviews.may_read(caller, "shared")
+    now += 0.2
+    with pytest.raises(Unauthenticated):
+        await reviews.caller("team-a")
+    assert not await reviews.may_read(caller, "shared")
+    await reviews.close()
+
+
+async def test_without_keeping_each_call_asks(api):
+    reviews = Reviews(api, audiences=(), seconds=0)
+    for _ in range(3):
+        await reviews.caller("team-a")
+        assert await reviews.may_read(Caller("jane"), "shared")
+    assert (api.count(TOKEN_REVIEWS), api.count(SUBJECT_ACCESS_REVIEWS)) == (3, 3)
+    await reviews.close()
+
+
+async def test_so_many_reviews_are_kept_and_no_more(api, reviews):
+    for number in range(10_050):
+        caller = await reviews.caller(f"team-{number}")
+        await reviews.may_read(caller, "shared")
+    assert len(reviews._callers._answers) == len(reviews._access._answers) == 10_000
+    assert reviews._callers._asked == reviews._access._asked == {}
+
+
+async def test_one_users_access_is_not_anothers(api, reviews):
+    api.readers = {"jane"}
+    assert await reviews.may_read(Caller("jane"), "shared")
+    assert not await reviews.may_read(Caller("joe"), "shared")
+    assert not await reviews.may_read(Caller("jane"), "other")
+    groups = ("system:masters",)
+    assert await reviews.may_read(Caller("jane", "uid", groups, (("scopes", ("a", "b")),)), "shared")
+    _, spec = api.asked[-1]
+    assert (spec["user"], spec["uid"], spec["groups"], spec["extra"]) == (
+        "jane", "uid", ["system:masters"], {"scopes": ["a", "b"]},
+    )  # fmt: skip
+    assert spec["resourceAttributes"] == {
+        "namespace": "shared", "verb": "get", "group": "argoproj.io", "resource": "workflows",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("asked", "said", "known"),
+    [
+        ((), None, True), ((), ["anything"], True), (("ours",), ["ours"], True),
+        (("ours", "second"), ["second"], True), (("ours",), ["theirs"], False), (("ours",), [], False),
+        (("ours",), None, False),
+    ],
+)  # fmt: skip
+async def test_a_token_is_for_an_audience_that_was_asked_for(api, asked, said, known):
+    api.status = {"authenticated": True, "user": {"username": "jane"}}
+    if said is not None:
+        api.status["audiences"] = said
+    reviews = Reviews(api, audiences=asked, seconds=60)
+    if known:
+        assert (await reviews.caller("team-a")).name == "jane"
+    else:
+        with pytest.raises(Unauthenticated):
+            await reviews.caller("team-a")
+    assert api.asked[0][1].get("audiences", []) == list(asked)
+    await reviews.close()
+
+
+@pytest.mark.parametrize(
+    "token", ["team-a\r\nImpersonate-User: root", 'team-a"}', "team-a\0", "team-ä", "t" * 9000]
+)
+async def test_a_token_is_asked_about_as_it_is(api, reviews, token):
+    with contextlib.suppress(Unauthenticated):
+        caller = await reviews.caller(token)
+        assert not await reviews.may_read(caller, "team-a")
+    assert [spec["token"] for resource, spec in api.asked if resource == TOKEN_REVIEWS] == [token]
 
 
 async def test_a_review_that_failed_is_asked_for_again(api, reviews):
