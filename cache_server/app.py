@@ -2,7 +2,6 @@
 
 import asyncio
 import socket
-import sys
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
@@ -33,28 +32,27 @@ from cache_server.store_probe import ask_regularly
 from cache_server.sweeper import Sweeper
 from cache_server.workers import Workers
 from memopod.kube import PODS, Client, Informer
-from memopod.service import Health, configure_logs, parse, run
+from memopod.service import Health, Serve, start
 
 _log = structlog.get_logger()
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the cache server. Returns the exit status."""
-    settings = parse(
-        Settings, argv, prog="memopod cache-server", prefix="MEMOPOD_CACHE",
+    return start(
+        Settings, argv, _prepare,
+        prog="memopod cache-server", component="cache-server", prefix="MEMOPOD_CACHE",
         description="Admission webhook and controller: hold repeated steps, and finish them without a Pod.",
     )  # fmt: skip
-    try:
-        configure_logs("cache-server", level=settings.log_level)
-        settings = configuration.resolve(settings)
-        check_api(settings)
-        rules = configuration.decision_rules(settings, configuration.seal_secret(settings))
-        files = None if settings.certificates == OWN else _files(settings)
-        artifacts = Artifacts.from_settings(settings.object_store)
-    except (ValueError, OSError) as error:
-        print(f"memopod cache-server: {error}", file=sys.stderr)
-        return 2
-    return run(lambda stop: _serve(settings, rules, files, artifacts, stop))
+
+
+def _prepare(given: Settings) -> Serve:
+    settings = configuration.resolve(given)
+    check_api(settings)
+    rules = configuration.decision_rules(settings, configuration.seal_secret(settings))
+    files = None if settings.certificates == OWN else _files(settings)
+    artifacts = Artifacts.from_settings(settings.object_store)
+    return lambda stop: _serve(settings, rules, files, artifacts, stop)
 
 
 def _wire(

@@ -13,7 +13,7 @@ import structlog
 from cache_server.settings import JanitorSettings
 from cache_server.sweeper import Sweeper
 from memopod.kube import PODS, Client, Informer
-from memopod.service import Health, configure_logs, parse, run
+from memopod.service import Health, start
 from memopod.steps import names
 
 _log = structlog.get_logger()
@@ -25,16 +25,11 @@ _DRAIN_SECONDS = 8.0
 
 def main(argv: list[str] | None = None) -> int:
     """Run the janitor. Returns the exit status."""
-    settings = parse(
-        JanitorSettings, argv, prog="memopod cache-janitor", prefix="MEMOPOD_JANITOR",
+    return start(
+        JanitorSettings, argv, lambda settings: lambda stop: _serve(settings, stop),
+        prog="memopod cache-janitor", component="cache-janitor", prefix="MEMOPOD_JANITOR",
         description="Let go of Pods that are held longer than they may be.",
     )  # fmt: skip
-    try:
-        configure_logs("cache-janitor", level=settings.log_level)
-    except ValueError as error:
-        print(f"memopod cache-janitor: {error}", file=sys.stderr)
-        return 2
-    return run(lambda stop: _serve(settings, stop))
 
 
 async def _serve(settings: JanitorSettings, stop: asyncio.Event) -> None:

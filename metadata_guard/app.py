@@ -1,7 +1,6 @@
 """The guard's process: flags, the gRPC server, and its end in order."""
 
 import asyncio
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,7 +10,7 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from memopod.kube import Client
-from memopod.service import Health, configure_logs, parse, run
+from memopod.service import Health, start
 from metadata_guard import metrics
 from metadata_guard.answers import SERVICE
 from metadata_guard.guard import Guard, Refused
@@ -34,19 +33,11 @@ Handler = Callable[[bytes, grpc.aio.ServicerContext], Awaitable[bytes]]
 
 def main(argv: list[str] | None = None) -> int:
     """Run the metadata guard until SIGTERM or SIGINT; returns the exit status."""
-    settings = parse(
-        Settings,
-        argv,
-        prog="memopod metadata-guard",
-        prefix="MEMOPOD_METADATA_GUARD",
+    return start(
+        Settings, argv, lambda settings: lambda stop: serve(settings, stop),
+        prog="memopod metadata-guard", component="metadata-guard", prefix="MEMOPOD_METADATA_GUARD",
         description="Answer reads of the metadata store within the namespaces of their callers.",
-    )
-    try:
-        configure_logs("metadata-guard", level=settings.log_level)
-    except ValueError as error:
-        print(f"memopod metadata-guard: error: {error}", file=sys.stderr)
-        return 2
-    return run(lambda stop: serve(settings, stop))
+    )  # fmt: skip
 
 
 async def serve(settings: Settings, stop: asyncio.Event) -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import faulthandler
 import os
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -11,7 +10,7 @@ from functools import partial
 import structlog
 from ml_metadata.proto import metadata_store_pb2
 
-from memopod.service import Health, configure_logs, parse, run
+from memopod.service import Health, Serve, start
 from metadata_store import metrics
 from metadata_store.connection import (
     describe,
@@ -42,23 +41,19 @@ def main(argv: list[str] | None = None) -> int:
     """Run the metadata store until SIGTERM or SIGINT; returns the exit status."""
     # Told on a descriptor of its own, since 2 leads nowhere while the core works here (see `Near`).
     faulthandler.enable(os.dup(2))
-    settings = parse(
-        Settings,
-        argv,
-        prog="memopod metadata-store",
-        prefix="MEMOPOD_METADATA_STORE",
+    return start(
+        Settings, argv, _prepare,
+        prog="memopod metadata-store", component="metadata-store", prefix="MEMOPOD_METADATA_STORE",
         description="Serve ML Metadata (ml_metadata.MetadataStoreService) over gRPC.",
-    )
-    try:
-        configure_logs("metadata-store", level=settings.log_level)
-        config = server_config(settings)
-        options(settings.grpc_channel_arguments)
-    except (ValueError, OSError) as error:
-        print(f"metadata-store: error: {error}", file=sys.stderr)
-        return 2
+    )  # fmt: skip
+
+
+def _prepare(settings: Settings) -> Serve:
+    config = server_config(settings)
+    options(settings.grpc_channel_arguments)
     for flag in settings.without_meaning():
         structlog.get_logger().warning("flag has no meaning here", flag=flag)
-    return run(lambda stop: serve(settings, config, stop))
+    return lambda stop: serve(settings, config, stop)
 
 
 async def serve(

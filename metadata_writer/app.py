@@ -4,7 +4,6 @@ import asyncio
 import gc
 import os
 import socket
-import sys
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Final
@@ -13,7 +12,7 @@ import structlog
 
 from memopod.kube import PODS, TASK_RESULTS, WORKFLOWS, Client, Informer
 from memopod.mlmd import StoreClient
-from memopod.service import Health, configure_logs, parse, run
+from memopod.service import Health, start
 from memopod.steps import names
 from metadata_writer.lookup import Lookup
 from metadata_writer.pod_marks import Marking
@@ -38,19 +37,11 @@ Pace = Callable[[], Awaitable[None]]
 
 def main(argv: list[str] | None = None) -> int:
     """Run the metadata writer. Returns the exit status."""
-    settings = parse(
-        Settings,
-        argv,
-        prog="memopod metadata-writer",
-        prefix="MEMOPOD_WRITER",
+    return start(
+        Settings, argv, lambda settings: lambda stop: serve(settings, stop),
+        prog="memopod metadata-writer", component="metadata-writer", prefix="MEMOPOD_WRITER",
         description="Record every step of every workflow, run or reused, in the metadata store.",
-    )
-    try:
-        configure_logs("metadata-writer", level=settings.log_level)
-    except ValueError as error:
-        print(f"memopod metadata-writer: {error}", file=sys.stderr)
-        return 2
-    return run(lambda stop: serve(settings, stop))
+    )  # fmt: skip
 
 
 async def serve(settings: Settings, stop: asyncio.Event) -> None:

@@ -19,7 +19,6 @@ from memopod.cli.cache_asking import (
     WhereOption,
     ask,
     count,
-    fail,
     first,
     one,
     tell_next,
@@ -43,6 +42,7 @@ from memopod.cli.cache_tables import (
     print_table,
     stats_table,
 )
+from memopod.cli.ending import fail
 from memopod.cli.release import release
 
 app = typer.Typer(

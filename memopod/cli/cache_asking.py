@@ -3,7 +3,7 @@
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
-from typing import Annotated, NoReturn, TypeVar
+from typing import Annotated, TypeVar
 
 import typer
 
@@ -13,6 +13,7 @@ from memopod.cli.cache_kept import CannotReach, Document, Kept, Which
 from memopod.cli.cache_options import ServerSource, Source
 from memopod.cli.cache_source import open_kept
 from memopod.cli.cache_tables import SHORT_ID
+from memopod.cli.ending import fail
 
 PAGE = 500
 """Entries that are asked for at once."""
@@ -81,9 +82,3 @@ def count(number: int) -> str:
 def tell_next(command: str) -> None:
     """One line that says what could follow; apart from the answer, so that a pipe does not get it."""
     typer.echo(f"next: {command}", err=True)
-
-
-def fail(message: str) -> NoReturn:
-    """End the command with one line."""
-    typer.echo(f"error: {message}", err=True)
-    raise typer.Exit(1)

@@ -16,7 +16,6 @@ from memopod.cli.cache_asking import (
     WhereOption,
     ask,
     count,
-    fail,
     one,
     tell_next,
 )
@@ -24,6 +23,7 @@ from memopod.cli.cache_import import import_all
 from memopod.cli.cache_kept import Document, Kept, Which
 from memopod.cli.cache_options import JsonOption, ServerSource, Source, reads_database, reads_entries
 from memopod.cli.cache_tables import SHORT_ID, print_json
+from memopod.cli.ending import fail
 
 
 def register(app: typer.Typer) -> None:

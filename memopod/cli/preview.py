@@ -5,7 +5,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 import yaml
@@ -18,6 +18,7 @@ from cache_server.preview import REUSE, RUN, UNKNOWN, Preview, Verdict
 from memopod.cli.cache_kept import CannotReach
 from memopod.cli.cache_options import JsonOption, ServerSource, Source, reads_entries
 from memopod.cli.cache_source import open_earlier
+from memopod.cli.ending import fail
 from memopod.sandbox.pipelines import PipelineError, parse_parameters, read_pipeline
 from memopod.sandbox.runner import pipeline_steps
 from memopod.steps.manifest import BadManifest, Steps, planned_steps
@@ -69,9 +70,9 @@ def preview(
         steps, home = _read(file, parameter or [])
         verdicts = asyncio.run(_judge(source, namespace or home or "pipelines", steps))
     except (BadManifest, PipelineError) as error:
-        _fail(f"{file}: {error}")
+        fail(f"{file}: {error}")
     except (CannotReach, EntriesUnavailable, OSError, ValueError) as error:
-        _fail(str(error))
+        fail(str(error))
     if as_json:
         typer.echo(json.dumps([_document(verdict) for verdict in verdicts], indent=2, ensure_ascii=False))
     else:
@@ -135,8 +136,3 @@ def _document(verdict: Verdict) -> dict[str, Any]:
         "causes": [cause.sentence for cause in verdict.causes],
         "assumed": list(verdict.assumed),
     }
-
-
-def _fail(message: str) -> NoReturn:
-    typer.echo(f"memopod preview: {message}", err=True)
-    raise typer.Exit(1)

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -13,6 +13,7 @@ from sqlalchemy import select
 
 from cache_server.entries.databases import create_engine
 from cache_server.entries.schema import entries
+from memopod.cli.ending import fail
 from memopod.steps.staleness import parse_duration
 from metadata_store.prune import Plan, plan
 from metadata_store.tables import CannotPrune, open_records
@@ -66,14 +67,14 @@ def prune(
     """  # fmt: skip
     seconds = parse_duration(older_than)
     if seconds is None or seconds <= 0:
-        _fail(f"--older-than: expected a duration such as P90D, got {older_than!r}")
+        fail(f"--older-than: expected a duration such as P90D, got {older_than!r}", status=2)
     if (cache_database is None) != without_cache:
-        _fail("give the cache server's database with --cache-database, or say --without-cache")
+        fail("give the cache server's database with --cache-database, or say --without-cache", status=2)
     before = int((time.time() - seconds) * 1000)
     try:
         chosen = asyncio.run(_prune(database, cache_database, before, yes=yes, quiet=as_json))
     except (CannotPrune, OSError, ValueError) as error:
-        _fail(str(error))
+        fail(str(error), status=2)
     _show(chosen, deleted=yes, as_json=as_json)
 
 
@@ -125,8 +126,3 @@ def _show(chosen: Plan, *, deleted: bool, as_json: bool) -> None:
         console.print(f"kept: {count:,} executions ({reason})", highlight=False)
     if not deleted and chosen.executions:
         console.print("nothing was changed; --yes deletes", highlight=False)
-
-
-def _fail(text: str) -> NoReturn:
-    typer.echo(f"store prune: {text}", err=True)
-    raise typer.Exit(2)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -19,6 +19,7 @@ from cache_server.why import Difference, Explanation, Unknown, Why
 from memopod.cli.cache_kept import CannotReach
 from memopod.cli.cache_options import JsonOption, ServerSource, Source, StateOption, reads_entries
 from memopod.cli.cache_source import open_earlier
+from memopod.cli.ending import fail
 from memopod.kube import ApiError, Client, ConfigurationError
 from memopod.steps.key import KeyRules
 from memopod.steps.reasons import REFUSALS
@@ -69,11 +70,11 @@ def why(
     try:
         found = asyncio.run(_explain(target, namespace, source, path, rules))
     except Unknown as error:
-        _fail(str(error))
+        fail(str(error))
     except ConfigurationError as error:
-        _fail(f"{error}; give --kubeconfig FILE, or an entry's key")
+        fail(f"{error}; give --kubeconfig FILE, or an entry's key")
     except (ApiError, CannotReach, EntriesUnavailable, OSError, ValueError) as error:
-        _fail(str(error))
+        fail(str(error))
     if as_json:
         typer.echo(json.dumps(_document(found), indent=2, ensure_ascii=False))
     else:
@@ -190,8 +191,3 @@ def _document(found: Explanation) -> dict[str, Any]:
             for difference in found.differences
         ],
     }
-
-
-def _fail(message: str) -> NoReturn:
-    typer.echo(f"memopod why: {message}", err=True)
-    raise typer.Exit(1)

@@ -10,17 +10,25 @@ import asyncio
 import io
 import os
 import socket
-import sys
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypedDict, Unpack
 from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
-import structlog
 
 from memopod.kube import configuration as configurations
+from memopod.kube.decoding import (
+    Lines,
+    cut_off,
+    decode_json,
+    decoder,
+    event_of,
+    objects,
+    split_page,
+    status_of,
+)
 from memopod.kube.errors import Gone, Unavailable, from_status
 from memopod.kube.resources import Resource
 
@@ -31,12 +39,6 @@ _WATCH_GRACE = 10.0
 _CONNECT_TIMEOUT = 5.0
 """Seconds to establish a connection, within each request's own time."""
 
-_LONGEST_ERROR = 400
-_DEEPEST = 11_000
-"""Levels: the API server takes JSON that is nested 10,000 deep, ten times what Python decodes."""
-
-_decode = msgspec.json.Decoder().decode
-
 
 class _Request(TypedDict, total=False):
     """What goes with a request, beside its method and path."""
@@ -45,27 +47,6 @@ class _Request(TypedDict, total=False):
     body: Any
     content_type: str
     timeout: float | None
-
-
-class _Page(msgspec.Struct):
-    """A page of a list; its objects are decoded one by one."""
-
-    metadata: dict[str, Any]
-    kind: str = ""
-    apiVersion: str = ""  # noqa: N815 (a name in JSON)
-    items: list[msgspec.Raw] | None = None
-
-
-class _Event(msgspec.Struct):
-    """One line of a watch."""
-
-    type: str
-    object: msgspec.Raw
-
-
-_decode_page = msgspec.json.Decoder(_Page).decode
-_decode_event = msgspec.json.Decoder(_Event).decode
-Decode = Callable[[msgspec.Raw], dict[str, Any]]
 
 
 class Client:
@@ -172,16 +153,16 @@ class Client:
         only its fields are decoded; an object that does not fit comes in full. Raises Gone where the
         reader took so long that the server no longer keeps the snapshot (minutes).
         """
-        decode = _decoder(shape)
+        decode = decoder(shape)
         query = {**_selectors(label_selector, name), "limit": str(page_size or _PAGE)}
         while True:
             request = f"GET {resource.path(namespace)}"
             body = await self._read("GET", resource.path(namespace), query=query, timeout=timeout)
             try:
-                page = _split_page(body)
+                page = split_page(body)
             except (ValueError, RecursionError) as error:
-                raise _cut(request, error) from error
-            items = _decoded(page.items or [], decode, request)
+                raise cut_off(request, error) from error
+            items = objects(page.items or [], decode, request)
             yield {
                 "apiVersion": page.apiVersion,
                 "kind": page.kind,
@@ -279,7 +260,7 @@ class Client:
         seconds is taken for dead and raises Unavailable. An ERROR event is raised: Gone for a version
         that is too old. `shape` is that of `pages`.
         """
-        decode = _decoder(shape)
+        decode = decoder(shape)
         path = resource.path(namespace)
         query = {
             **_selectors(label_selector, name),
@@ -294,7 +275,7 @@ class Client:
             async with asyncio.timeout(self._timeout):
                 response = await self._send("GET", path, query=query)
             async with response:
-                lines = _Lines()
+                lines = Lines()
                 while True:
                     # Around the read alone: a deadline around a yield would interrupt the caller.
                     async with asyncio.timeout_at(deadline):
@@ -302,7 +283,7 @@ class Client:
                     if not chunk:
                         return
                     for line in lines.feed(chunk):
-                        event = _event(request, line, decode)
+                        event = event_of(request, line, decode)
                         if event is None:
                             continue
                         if event["type"] == "ERROR":
@@ -311,14 +292,14 @@ class Client:
         except TimeoutError as error:
             raise Unavailable(f"{request}: no answer, or no end, in time", reason="Timeout") from error
         except (aiohttp.ClientError, OSError, ValueError, RecursionError) as error:
-            raise _cut(request, error) from error
+            raise cut_off(request, error) from error
 
     async def _call(self, method: str, path: str, **request: Unpack[_Request]) -> dict[str, Any]:
         answer = await self._read(method, path, **request)
         try:
-            decoded: dict[str, Any] = _decode(answer)
+            decoded: dict[str, Any] = decode_json(answer)
         except (ValueError, RecursionError) as error:
-            raise _cut(f"{method} {path}", error) from error
+            raise cut_off(f"{method} {path}", error) from error
         return decoded
 
     async def _read(
@@ -340,7 +321,7 @@ class Client:
         except TimeoutError as error:
             raise Unavailable(f"{method} {path}: no answer in {seconds:g} s", reason="Timeout") from error
         except (aiohttp.ClientError, OSError, ValueError, RecursionError) as error:
-            raise _cut(f"{method} {path}", error) from error
+            raise cut_off(f"{method} {path}", error) from error
 
     async def _send(
         self,
@@ -362,7 +343,7 @@ class Client:
             response = await self._send_once(method, path, query=query, body=body, content_type=content_type)
         if response.status >= 300:
             async with response:
-                raise from_status(f"{method} {path}", response.status, _status(await response.read()))
+                raise from_status(f"{method} {path}", response.status, status_of(await response.read()))
         return response
 
     async def _send_once(
@@ -418,20 +399,6 @@ class Client:
         )
 
 
-def _split_page(body: bytes) -> _Page:
-    """A page, its objects not decoded yet: one that is too deep for that must not hide the others."""
-    try:
-        return _decode_page(body)
-    except RecursionError:
-        usual = sys.getrecursionlimit()
-        # Passing over an object takes little of the stack for each level of it, unlike building it.
-        sys.setrecursionlimit(_DEEPEST)
-        try:
-            return _decode_page(body)
-        finally:
-            sys.setrecursionlimit(usual)
-
-
 def _keepalive_socket(address: aiohttp.AddrInfoType) -> socket.socket:
     """A socket that notices within half a minute that its peer's machine is gone."""
     family, kind, protocol, _, _ = address
@@ -449,79 +416,3 @@ def _selectors(label_selector: str, name: str | None) -> dict[str, str]:
     if name is not None:
         query["fieldSelector"] = f"metadata.name={name}"
     return query
-
-
-def _cut(request: str, error: Exception) -> Unavailable:
-    """A connection that could not be made, broke, or carried something else than JSON."""
-    return Unavailable(f"{request}: {type(error).__name__}: {error}"[:_LONGEST_ERROR], reason="Connection")
-
-
-def _decoder(shape: type | None) -> Decode:
-    """Decodes what a shape has of an object, and all of one that does not fit."""
-    if shape is None:
-        return _decode
-    fitting: Any = msgspec.json.Decoder(shape).decode
-
-    def decode(raw: msgspec.Raw) -> dict[str, Any]:
-        try:
-            found: dict[str, Any] = fitting(raw)
-        except msgspec.ValidationError:
-            found = _decode(raw)
-        return found
-
-    return decode
-
-
-def _decoded(items: Sequence[msgspec.Raw], decode: Decode, request: str) -> Iterator[dict[str, Any]]:
-    """Objects one by one; one that is too deeply nested to be read is skipped. Raises Unavailable."""
-    for raw in items:
-        try:
-            item = decode(raw)
-        except RecursionError:
-            _tell_skipped(request)
-            continue
-        except ValueError as error:
-            raise _cut(request, error) from error
-        yield item
-
-
-def _event(request: str, line: bytes, decode: Decode) -> dict[str, Any] | None:
-    """One event of a watch; None for an object too deeply nested to be read, which is skipped."""
-    try:
-        event = _decode_event(line)
-        whole = event.type in ("ERROR", "BOOKMARK")
-        return {"type": event.type, "object": (_decode if whole else decode)(event.object)}
-    except RecursionError:
-        _tell_skipped(request)
-        return None
-
-
-def _tell_skipped(request: str) -> None:
-    structlog.get_logger().warning("skipped an object that is nested too deeply", request=request)
-
-
-def _status(body: bytes) -> Mapping[str, Any]:
-    try:
-        answer = _decode(body)
-    except (ValueError, RecursionError):
-        # A proxy on the way answers in its own format; the HTTP status says enough.
-        return {}
-    return answer if isinstance(answer, dict) else {}
-
-
-class _Lines:
-    """Splits a body into lines, however long: aiohttp's own reading by lines has an upper limit."""
-
-    def __init__(self) -> None:
-        self._rest = bytearray()
-
-    def feed(self, chunk: bytes) -> Iterator[bytes]:
-        """The lines that `chunk` completes."""
-        searched = len(self._rest)
-        self._rest += chunk
-        while (end := self._rest.find(b"\n", searched)) >= 0:
-            line = bytes(self._rest[:end])
-            del self._rest[: end + 1]
-            searched = 0
-            if line:
-                yield line

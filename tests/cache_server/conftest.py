@@ -259,3 +259,32 @@ class Parts:
         entry = await self.record(await self.cluster.run(pod, outputs, finished=finished))
         assert entry is not None
         return entry
+
+
+@pytest.fixture
+def flags(cluster):
+    state = cluster.state / "cluster"
+    (cluster.state / "seal.key").write_bytes(b"s" * 32)
+    (cluster.state / "buckets").mkdir()
+    return [
+        "cache_server", "--listen-host", "127.0.0.1", "--listen-port", "0",
+        "--health-host", "127.0.0.1", "--health-port", "0",
+        "--kubeconfig", str(state / "kube" / "cache-server.kubeconfig"),
+        "--tls-cert-file", str(state / "tls" / "cache-server.crt"),
+        "--tls-key-file", str(state / "tls" / "cache-server.key"),
+        "--database", f"sqlite:///{cluster.state / 'cache.db'}",
+        "--seal-key-file", str(cluster.state / "seal.key"), "--settle-time", "0.05",
+        "--trusted-creators", "system:serviceaccount:argo:argo",
+    ]  # fmt: skip
+
+
+@pytest.fixture
+async def argo(cluster):
+    path = cluster.state / "cluster" / "kube" / "workflow-controller.kubeconfig"
+    async with Client.from_kubeconfig(str(path)) as client:
+
+        async def create(**arguments):
+            pod = cluster.pod_of(await cluster.workflow(), **arguments)
+            return await client.create(PODS, pod, namespace=NAMESPACE)
+
+        yield create

@@ -1,151 +1,20 @@
 import asyncio
-import base64
 import contextlib
 import json
-import os
-import re
 import signal
 import sqlite3
-import ssl
 import sys
-from pathlib import Path
 
-import aiohttp
 import pytest
 
+from cache_server.app import main
 from cache_server.finish import is_held
-from memopod.kube import LEASES, MUTATING_WEBHOOKS, PODS, ApiError, Client
+from memopod.kube import LEASES
 from memopod.steps import names
+from tests.cache_server.marks import OUTPUTS
+from tests.cache_server.service import Process, decided, register, until
 
-OUTPUTS = {"parameters": [{"name": "Output", "value": "hello", "valueFrom": {"path": "/tmp/o"}}]}
 NAMESPACE = "pipelines"
-
-
-class Process:
-    """A service of ours, as a process; `ports` are those it says it serves on."""
-
-    def __init__(self, process):
-        self.process = process
-        self.ports = {}
-        self.lines = []
-
-    @classmethod
-    @contextlib.asynccontextmanager
-    async def start(cls, *arguments, **environ):
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", *arguments, stderr=asyncio.subprocess.PIPE, limit=1 << 20,
-            env={**os.environ, **environ},
-        )  # fmt: skip
-        service = cls(process)
-        try:
-            await asyncio.wait_for(service._serving(), 30)
-            reader = asyncio.create_task(service._read(), name="logs")
-            yield service
-        finally:
-            if process.returncode is None:
-                process.kill()
-            await process.wait()
-        await asyncio.wait_for(reader, 10)
-
-    async def _serving(self):
-        while True:
-            line = await self.process.stderr.readline()
-            assert line, self.lines
-            self.lines.append(line.decode())
-            event = json.loads(line)
-            if event["event"] == "serving":
-                self.ports = event
-                return
-
-    async def _read(self):
-        while line := await self.process.stderr.readline():
-            self.lines.append(line.decode())
-
-    async def ready(self):
-        async with aiohttp.ClientSession() as session:
-
-            async def is_ready():
-                url = f"http://127.0.0.1:{self.ports['health_port']}/readyz"
-                async with session.get(url) as answer:
-                    return answer.status == 200
-
-            await until(is_ready, 15)
-
-    async def stop(self):
-        self.process.send_signal(signal.SIGTERM)
-        return await asyncio.wait_for(self.process.wait(), 20)
-
-
-async def until(condition, seconds):
-    async with asyncio.timeout(seconds):
-        while not (value := await condition()):  # noqa: ASYNC110 (polls another process)
-            await asyncio.sleep(0.05)
-    return value
-
-
-@pytest.fixture
-def flags(cluster):
-    state = cluster.state / "cluster"
-    (cluster.state / "seal.key").write_bytes(b"s" * 32)
-    (cluster.state / "buckets").mkdir()
-    return [
-        "cache_server", "--listen-host", "127.0.0.1", "--listen-port", "0",
-        "--health-host", "127.0.0.1", "--health-port", "0",
-        "--kubeconfig", str(state / "kube" / "cache-server.kubeconfig"),
-        "--tls-cert-file", str(state / "tls" / "cache-server.crt"),
-        "--tls-key-file", str(state / "tls" / "cache-server.key"),
-        "--database", f"sqlite:///{cluster.state / 'cache.db'}",
-        "--seal-key-file", str(cluster.state / "seal.key"), "--settle-time", "0.05",
-        "--trusted-creators", "system:serviceaccount:argo:argo",
-    ]  # fmt: skip
-
-
-async def register(cluster, port):
-    ca = (cluster.state / "cluster" / "tls" / "ca.crt").read_bytes()
-    webhook = {
-        "name": "cache.memopod.io", "sideEffects": "None", "admissionReviewVersions": ["v1"],
-        "failurePolicy": "Ignore", "timeoutSeconds": 5,
-        "clientConfig": {
-            "url": f"https://127.0.0.1:{port}/mutate", "caBundle": base64.b64encode(ca).decode(),
-        },
-        "objectSelector": {"matchLabels": {names.KFP_OPT_IN_LABEL: "true"}},
-        "rules": [
-            {"apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"], "operations": ["CREATE"]}
-        ],
-    }  # fmt: skip
-    configuration = {
-        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "MutatingWebhookConfiguration",
-        "metadata": {"name": "memopod"}, "webhooks": [webhook],
-    }  # fmt: skip
-    await cluster.client.create(MUTATING_WEBHOOKS, configuration)
-
-
-@pytest.fixture
-async def argo(cluster):
-    path = cluster.state / "cluster" / "kube" / "workflow-controller.kubeconfig"
-    async with Client.from_kubeconfig(str(path)) as client:
-
-        async def create(**arguments):
-            pod = cluster.pod_of(await cluster.workflow(), **arguments)
-            return await client.create(PODS, pod, namespace=NAMESPACE)
-
-        yield create
-
-
-def annotation(name, value):
-    async def current(cluster, pod):
-        found = await cluster.get(pod)
-        return found if found["metadata"]["annotations"].get(name) == value else None
-
-    return current
-
-
-async def decided(cluster, pod):
-    async def is_decided():
-        found = await cluster.get(pod)
-        return found if names.DECISION in found["metadata"]["annotations"] else None
-
-    return await until(is_decided, 15)
 
 
 async def ran(cluster, argo):
@@ -225,127 +94,6 @@ async def test_kubeflows_arguments_and_environment_are_enough(cluster, mariadb, 
         assert await server.stop() == 0
     assert "hello" not in "".join(server.lines)
     assert mariadb.password not in "".join(server.lines)
-
-
-async def test_several_processes_answer_on_one_port_and_are_counted_as_one(cluster, flags, argo):
-    async with Process.start(*flags, "--processes", "3") as server:
-        await register(cluster, server.ports["port"])
-        await server.ready()
-        pid = server.process.pid
-        workers = webhooks(pid)
-        assert len(workers) == 2
-        for _ in range(4):
-            assert is_held(await argo())
-        os.kill(workers[0], signal.SIGKILL)
-
-        async def replaced():
-            now = webhooks(pid)
-            return len(now) == 2 and workers[0] not in now
-
-        await until(replaced, 30)
-        await server.ready()
-        # The first process hangs: nobody else may hold Pods for it.
-        server.process.send_signal(signal.SIGSTOP)
-
-        async def nobody_holds():
-            with contextlib.suppress(ApiError):
-                return not is_held(await argo())
-
-        await until(nobody_holds, 60)
-        server.process.send_signal(signal.SIGCONT)
-        workers = webhooks(pid)
-        assert await server.stop() == 0
-    assert not any(lives(worker) for worker in workers)
-
-
-async def admitted(cluster, port, times):
-    """Ask the webhook for as many new steps, each on a connection of its own: any process may answer."""
-    ca = ssl.create_default_context(cafile=str(cluster.state / "cluster" / "tls" / "ca.crt"))
-    connector = aiohttp.TCPConnector(ssl=ca, force_close=True)
-    pod = cluster.pod_of(await cluster.workflow())
-    async with aiohttp.ClientSession(connector=connector) as session:
-        for number in range(times):
-            request = {
-                "uid": str(number), "resource": {"group": "", "version": "v1", "resource": "pods"},
-                "operation": "CREATE", "namespace": NAMESPACE, "object": pod,
-                "userInfo": {"username": "system:serviceaccount:argo:argo"},
-            }  # fmt: skip
-            review = {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request}
-            async with session.post(f"https://127.0.0.1:{port}/mutate", json=review) as answer:
-                assert answer.status == 200
-
-
-async def admissions(server):
-    """What the metrics say of admissions: (decision, reason) -> number."""
-    async with (
-        aiohttp.ClientSession() as session,
-        session.get(f"http://127.0.0.1:{server.ports['health_port']}/metrics") as answer,
-    ):
-        found = re.findall(
-            r'memopod_admissions_total{decision="(\S+)",reason="(\S+)"} (\S+)', await answer.text()
-        )
-    return {(decision, reason): float(number) for decision, reason, number in found}
-
-
-async def test_in_placeholder_mode_too_what_any_process_answered_is_counted(cluster, flags, argo):
-    patient = ["--strategy", "placeholder", "--lookup-timeout", "20"]
-    async with Process.start(*flags, *patient, "--processes", "2") as server:
-        await register(cluster, server.ports["port"])
-        await server.ready()
-        await admitted(cluster, server.ports["port"], 40)
-        first = await argo()
-        await cluster.run(first, OUTPUTS)
-
-        async def recorded():
-            return (await cluster.get(first))["metadata"]["labels"][names.KFP_CACHE_ID] != ""
-
-        await until(recorded, 30)
-        reused = []
-        async with asyncio.timeout(60):
-            # A process forgets within a second that there was no entry.
-            while len(reused) < 5:
-                pod = await argo()
-                if pod["metadata"]["labels"][names.STEP_LABEL] == names.PLACEHOLDER:
-                    reused.append(pod)
-
-        async def completed():
-            found = [await cluster.get(pod) for pod in reused]
-            return all(p["metadata"]["labels"][names.STEP_LABEL] == names.REUSED for p in found)
-
-        await until(completed, 30)
-
-        async def counted():
-            told = await admissions(server)
-            return told if told.get(("run", "miss"), 0) >= 41 and told.get(("reuse", "hit")) == 5 else None
-
-        told = await until(counted, 30)
-        assert await server.stop() == 0
-    with contextlib.closing(sqlite3.connect(cluster.state / "cache.db")) as database:
-        stored = dict(database.execute("SELECT reason, sum(decided) FROM decisions GROUP BY reason"))
-    assert stored == {"miss": told["run", "miss"], "hit": 5}
-
-
-def lives(pid):
-    return Path(f"/proc/{pid}").exists()
-
-
-def webhooks(pid):
-    """Process ids of the processes that only answer."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [int(c) for c in children if b"spawn_main" in Path(f"/proc/{c}/cmdline").read_bytes()]
-
-
-async def test_when_the_first_process_dies_the_others_end(cluster, flags):
-    async with Process.start(*flags, "--processes", "2") as server:
-        await server.ready()
-        (worker,) = webhooks(server.process.pid)
-        server.process.kill()
-        await server.process.wait()
-
-        async def gone():
-            return not lives(worker)
-
-        await until(gone, 30)
 
 
 async def test_without_a_live_leader_pods_are_not_held(cluster, flags, argo):
@@ -436,11 +184,9 @@ async def test_a_port_in_use_is_one_clear_line(cluster, flags):
         ("--maximum-staleness", "soon", "ISO 8601"),
     ],
 )
-async def test_a_bad_setting_is_one_message_and_exit_status_2(cluster, flags, flag, value, said):
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", *flags, flag, value, stderr=asyncio.subprocess.PIPE
-    )
-    _, errors = await asyncio.wait_for(process.communicate(), 30)
-    assert process.returncode == 2
-    assert said in errors.decode()
-    assert b"Traceback" not in errors
+async def test_a_bad_setting_is_one_message_and_exit_status_2(flags, monkeypatch, capsys, flag, value, said):
+    monkeypatch.setattr("memopod.service.startup.configure_logs", lambda *_, **__: None)
+    assert main([*flags[1:], flag, value]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("memopod cache-server: error: ")
+    assert said in line

@@ -97,7 +97,7 @@ def test_what_is_missing_is_said_with_what_to_do(command, url):
     unknown = ask(command, url, "f" * 64)
     assert (unknown.exit_code, unknown.stderr) == (
         1,
-        "memopod why: no entry has this key; of a step that left none, ask by its Pod's name\n",
+        "error: no entry has this key; of a step that left none, ask by its Pod's name\n",
     )
     no_cluster = ask(command, url, "some-pod")
     assert no_cluster.exit_code == 1

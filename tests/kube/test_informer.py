@@ -6,7 +6,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from memopod.kube import CONFIG_MAPS, PODS, Client, Informer
-from memopod.kube.client import _decoder
+from memopod.kube.decoding import decoder
 
 NS = "pipelines"
 
@@ -274,7 +274,7 @@ async def test_with_a_shape_only_its_fields_are_decoded_and_what_does_not_fit_in
     await eventually(lambda: len(items) == 2)
     assert all(set(item) <= {"apiVersion", "kind", "metadata", "data"} for item in items)
     odd = msgspec.Raw(b'{"metadata": {"name": "b"}, "data": 3, "immutable": true}')
-    assert _decoder(Small)(odd) == {"metadata": {"name": "b"}, "data": 3, "immutable": True}
+    assert decoder(Small)(odd) == {"metadata": {"name": "b"}, "data": 3, "immutable": True}
 
 
 async def test_a_slow_reader_is_not_overrun_by_a_long_list(client, start, seen, eventually, monkeypatch):

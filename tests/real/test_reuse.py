@@ -1,7 +1,11 @@
 """Hold, decide, finish: the cache server's own processes on a real API server, called over TLS."""
 
+import sqlite3
+from contextlib import closing
+
 from memopod.steps import names
 from tests.real.argo import Step
+from tests.real.cluster import until
 
 
 async def test_a_step_runs_once_and_is_reused_by_the_next_workflow(cluster, play):
@@ -10,6 +14,12 @@ async def test_a_step_runs_once_and_is_reused_by_the_next_workflow(cluster, play
     first = await argo.submit(Step())
     assert await first.end() == "Succeeded"
     assert kubelet.ran == [first.pod_name()]
+
+    async def recorded():
+        with closing(sqlite3.connect(cluster.folder / "cache.db")) as database:
+            return database.execute("SELECT pod_name FROM entries").fetchall() == [(first.pod_name(),)]
+
+    await until(recorded, "the first run is an entry")
     second = await argo.submit(Step())
     assert await second.end() == "Succeeded"
     assert kubelet.ran == [first.pod_name()]

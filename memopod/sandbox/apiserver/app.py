@@ -17,7 +17,7 @@ from memopod.sandbox.apiserver.routes import Routes
 from memopod.sandbox.apiserver.settings import Settings
 from memopod.sandbox.apiserver.storage import Storage
 from memopod.sandbox.certificates import prepare_state
-from memopod.service import configure_logs, parse, run
+from memopod.service import start
 
 NAMESPACES = ("default", "kube-system", "memopod", "argo", "pipelines")
 """Created at the first start."""
@@ -77,24 +77,20 @@ class Server:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the API server until a signal."""
-    settings = parse(
-        Settings,
-        argv,
-        prog="python -m memopod.sandbox.apiserver",
-        prefix="MEMOPOD_APISERVER",
+    return start(
+        Settings, argv, lambda settings: lambda stop: _serve(settings, stop),
+        prog="python -m memopod.sandbox.apiserver", component="apiserver", prefix="MEMOPOD_APISERVER",
         description="The sandbox's API server: the part of the Kubernetes API that memopod uses.",
-    )
-    configure_logs("apiserver", level=settings.log_level)
+    )  # fmt: skip
 
-    async def serve(stop: asyncio.Event) -> None:
-        server = await Server.start(settings)
-        structlog.get_logger().info("serving", port=server.port)
-        try:
-            await stop.wait()
-        finally:
-            await server.stop()
 
-    return run(serve)
+async def _serve(settings: Settings, stop: asyncio.Event) -> None:
+    server = await Server.start(settings)
+    structlog.get_logger().info("serving", port=server.port)
+    try:
+        await stop.wait()
+    finally:
+        await server.stop()
 
 
 def _listen(host: str, port: int) -> socket.socket:

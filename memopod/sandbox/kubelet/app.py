@@ -8,26 +8,16 @@ from memopod.kube import Client
 from memopod.sandbox.kubelet.buckets import Buckets
 from memopod.sandbox.kubelet.node import Node
 from memopod.sandbox.kubelet.settings import Settings
-from memopod.service import Health, configure_logs, parse, run
-
-_DESCRIPTION = "Runs the Pods of a sandbox as local processes."
+from memopod.service import Health, start
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run until SIGTERM or SIGINT; returns the exit status."""
-    settings = parse(
-        Settings,
-        argv,
-        prog="python -m memopod.sandbox.kubelet",
-        prefix="MEMOPOD_KUBELET",
-        description=_DESCRIPTION,
-    )
-    configure_logs("kubelet", level=settings.log_level)
-
-    async def service(stop: asyncio.Event) -> None:
-        await serve(settings, stop)
-
-    return run(service)
+    return start(
+        Settings, argv, lambda settings: lambda stop: serve(settings, stop),
+        prog="python -m memopod.sandbox.kubelet", component="kubelet", prefix="MEMOPOD_KUBELET",
+        description="Runs the Pods of a sandbox as local processes.",
+    )  # fmt: skip
 
 
 async def serve(settings: Settings, stop: asyncio.Event) -> None:
