@@ -5,7 +5,6 @@ added to the old one first (both are trusted), and signs a new certificate only 
 configurations trust it. (The model is cert-manager's own webhook certificate.)
 """
 
-import ipaddress
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +14,17 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from memopod.service.issuing import (
+    begun,
+    certificate_pem,
+    for_authority,
+    for_server,
+    general_names,
+    key_pem,
+    load_key,
+    named,
+)
 
 _CLOCK_SKEW = timedelta(hours=1)
 _SEAL_BYTES = 32
@@ -56,9 +65,9 @@ class Material:
         return found
 
     def _check(self) -> None:
-        if _public(self.signer.public_key()) != _public(_load(self.authority_key).public_key()):
+        if _public(self.signer.public_key()) != _public(load_key(self.authority_key).public_key()):
             raise ValueError("ca.key does not belong to the first certificate in ca.crt")
-        if _public(self.leaf.public_key()) != _public(_load(self.key).public_key()):
+        if _public(self.leaf.public_key()) != _public(load_key(self.key).public_key()):
             raise ValueError("tls.key does not belong to tls.crt")
         self.signer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
         self.leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName)
@@ -102,9 +111,9 @@ def renewed(
     valid = [authority for authority in authorities if authority.not_valid_after_utc > now]
     if _is_due(authorities[0], now):
         added, key = _new_authority(lifetimes, now)
-        return replace(material, authorities=added + b"".join(map(_pem, valid)), authority_key=key)
+        return replace(material, authorities=added + b"".join(map(certificate_pem, valid)), authority_key=key)
     if len(valid) < len(authorities):
-        return replace(material, authorities=b"".join(map(_pem, valid)))
+        return replace(material, authorities=b"".join(map(certificate_pem, valid)))
     if trusted and not _fits(material, names, now):
         certificate, key = _sign(material.signer, material.authority_key, names, lifetimes, now)
         return replace(material, certificate=certificate, key=key)
@@ -124,91 +133,32 @@ def _fits(material: Material, names: Sequence[str], now: datetime) -> bool:
     except (ValueError, TypeError, InvalidSignature):
         return False
     alternatives = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    return list(alternatives) == _general_names(names) and not _is_due(leaf, now)
+    return list(alternatives) == general_names(names) and not _is_due(leaf, now)
 
 
 def _new_authority(lifetimes: Lifetimes, now: datetime) -> tuple[bytes, bytes]:
     key = ec.generate_private_key(ec.SECP256R1())
-    name = _name(f"memopod webhook authority {now:%Y-%m-%d}")
-    builder = _builder(name, name, key.public_key(), now, lifetimes.authority)
-    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-    builder = builder.add_extension(_usage(authority=True), critical=True)
-    return _pem(builder.sign(key, hashes.SHA256())), _key_pem(key)
+    name = named(f"memopod webhook authority {now:%Y-%m-%d}")
+    builder = for_authority(_builder(name, name, key.public_key(), now, lifetimes.authority))
+    return certificate_pem(builder.sign(key, hashes.SHA256())), key_pem(key)
 
 
 def _sign(
     signer: x509.Certificate, signer_key: bytes, names: Sequence[str], lifetimes: Lifetimes, now: datetime
 ) -> tuple[bytes, bytes]:
     key = ec.generate_private_key(ec.SECP256R1())
-    builder = _builder(_name(names[0][:64]), signer.subject, key.public_key(), now, lifetimes.certificate)
-    builder = (
-        builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_usage(authority=False), critical=True)
-        .add_extension(x509.SubjectAlternativeName(_general_names(names)), critical=False)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(
-                signer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-            ),
-            critical=False,
-        )
+    builder = _builder(named(names[0][:64]), signer.subject, key.public_key(), now, lifetimes.certificate)
+    issued_by = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(
+        signer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     )
-    return _pem(builder.sign(_load(signer_key), hashes.SHA256())), _key_pem(key)
+    builder = for_server(builder, names).add_extension(issued_by, critical=False)
+    return certificate_pem(builder.sign(load_key(signer_key), hashes.SHA256())), key_pem(key)
 
 
 def _builder(
     subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, now: datetime, lifetime: timedelta
 ) -> x509.CertificateBuilder:
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - min(_CLOCK_SKEW, lifetime / 10))
-        .not_valid_after(now + lifetime)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
-    )
-
-
-def _usage(*, authority: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=True, key_cert_sign=authority, crl_sign=authority, content_commitment=False,
-        key_encipherment=False, data_encipherment=False, key_agreement=False, encipher_only=False,
-        decipher_only=False,
-    )  # fmt: skip
-
-
-def _general_names(names: Sequence[str]) -> list[x509.GeneralName]:
-    return [_general_name(name) for name in names]
-
-
-def _general_name(name: str) -> x509.GeneralName:
-    try:
-        return x509.IPAddress(ipaddress.ip_address(name))
-    except ValueError:
-        return x509.DNSName(name)
-
-
-def _name(common_name: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
-
-
-def _pem(certificate: x509.Certificate) -> bytes:
-    return certificate.public_bytes(serialization.Encoding.PEM)
-
-
-def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-
-
-def _load(key: bytes) -> ec.EllipticCurvePrivateKey:
-    loaded = serialization.load_pem_private_key(key, None)
-    if not isinstance(loaded, ec.EllipticCurvePrivateKey):
-        raise ValueError("expected an elliptic curve key, got another kind")  # noqa: TRY004 (bad input)
-    return loaded
+    return begun(subject, issuer, key, now - min(_CLOCK_SKEW, lifetime / 10), now + lifetime)
 
 
 def _public(key: object) -> bytes:

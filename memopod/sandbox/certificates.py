@@ -2,7 +2,6 @@
 
 import base64
 import datetime as dt
-import ipaddress
 import os
 import secrets
 from collections.abc import Sequence
@@ -13,9 +12,18 @@ from typing import Any, Self
 import msgspec
 import yaml
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from memopod.service.issuing import (
+    begun,
+    certificate_pem,
+    for_authority,
+    for_server,
+    key_pem,
+    load_key,
+    named,
+)
 
 LOCALHOST = "127.0.0.1"
 _LIFETIME = dt.timedelta(days=825)
@@ -103,10 +111,8 @@ def prepare_state(
 def _authority(pair: Pair) -> Pair:
     if not _is_current(pair):
         key = ec.generate_private_key(ec.SECP256R1())
-        name = _name("memopod sandbox CA")
-        builder = _builder(name, name, key.public_key(), key.public_key())
-        builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        builder = builder.add_extension(_usage(authority=True), critical=True)
+        name = named("memopod sandbox CA")
+        builder = for_authority(_builder(name, name, key.public_key(), key.public_key()))
         _write_pair(pair, builder.sign(key, hashes.SHA256()), key)
     return pair
 
@@ -116,23 +122,10 @@ def _serving(authority: Pair, pair: Pair, common_name: str, hosts: Sequence[str]
     issuer = x509.load_pem_x509_certificate(authority.certificate.read_bytes())
     if _is_current(pair, issuer, hosts):
         return
-    issuer_key = serialization.load_pem_private_key(authority.key.read_bytes(), None)
-    if not isinstance(issuer_key, ec.EllipticCurvePrivateKey):
-        raise TypeError(f"{authority.key}: expected an elliptic curve key, got another kind")
+    issuer_key = load_key(authority.key.read_bytes())
     key = ec.generate_private_key(ec.SECP256R1())
-    builder = _builder(_name(common_name), issuer.subject, key.public_key(), issuer_key.public_key())
-    names = [
-        x509.DNSName("localhost"),
-        x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
-        x509.IPAddress(ipaddress.ip_address("::1")),
-        *(x509.DNSName(host) for host in hosts),
-    ]
-    builder = (
-        builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_usage(authority=False), critical=True)
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-    )
+    builder = _builder(named(common_name), issuer.subject, key.public_key(), issuer_key.public_key())
+    builder = for_server(builder, ["localhost", LOCALHOST, "::1", *hosts])
     _write_pair(pair, builder.sign(issuer_key, hashes.SHA256()), key)
 
 
@@ -154,31 +147,9 @@ def _builder(
     key: ec.EllipticCurvePublicKey,
     issuer_key: ec.EllipticCurvePublicKey,
 ) -> x509.CertificateBuilder:
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(_now() - _CLOCK_SKEW)
-        .not_valid_after(_now() + _LIFETIME)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key), critical=False)
-    )
-
-
-def _usage(*, authority: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=True,
-        key_cert_sign=authority,
-        crl_sign=authority,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
+    builder = begun(subject, issuer, key, _now() - _CLOCK_SKEW, _now() + _LIFETIME)
+    issued_by = x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key)
+    return builder.add_extension(issued_by, critical=False)
 
 
 def _subject_key(certificate: x509.Certificate) -> bytes:
@@ -191,11 +162,7 @@ def _authority_key(certificate: x509.Certificate) -> bytes | None:
 
 def _names(certificate: x509.Certificate) -> set[str]:
     found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    return set(found.get_values_for_type(x509.DNSName))
-
-
-def _name(common_name: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+    return {str(name.value) for name in found}
 
 
 def _now() -> dt.datetime:
@@ -203,10 +170,8 @@ def _now() -> dt.datetime:
 
 
 def _write_pair(pair: Pair, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> None:
-    pem = serialization.Encoding.PEM
-    plain = serialization.NoEncryption()
-    _write_secret(pair.key, key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain))
-    _write(pair.certificate, certificate.public_bytes(pem), mode=0o644)
+    _write_secret(pair.key, key_pem(key))
+    _write(pair.certificate, certificate_pem(certificate), mode=0o644)
 
 
 def _tokens(path: Path) -> dict[str, str]:
