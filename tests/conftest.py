@@ -247,9 +247,10 @@ def redis_server():
 
 
 def pytest_collection_modifyitems(items):
-    """Files whose tests wait for whole clusters begin first: begun last, one of them would end alone."""
-    long = ("deploy", "end_to_end", "compose", "real", "chaos")
-    items.sort(key=lambda item: item.path.parent.name not in long)
+    """Files whose tests wait for whole clusters or services begin first: begun last, one would end alone."""
+    folders = ("deploy", "end_to_end", "compose", "real", "chaos")
+    files = ("test_app.py", "test_processes.py", "test_databases.py")
+    items.sort(key=lambda item: item.path.parent.name not in folders and item.path.name not in files)
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -12,7 +12,9 @@ import asyncpg
 import pytest
 
 from cache_server.entries import Entry, open_entries
+from cache_server.entries.shared import RedisLayer
 from memopod.steps import Location, OutputArtifact, Outputs
+from tests.cache_server.entries.replicas import PATIENT
 
 
 def _make_entry(**changes):
@@ -146,3 +148,12 @@ def url(database):
 async def entries(url):
     async with open_entries(url) as opened:
         yield opened
+
+
+@pytest.fixture
+async def cleared(redis_server):
+    """An empty Redis; its port."""
+    redis = RedisLayer(f"redis://127.0.0.1:{redis_server.port}/0", timeout=PATIENT)
+    await redis._client.flushall()
+    await redis.close()
+    return redis_server.port
