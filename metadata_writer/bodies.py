@@ -12,10 +12,6 @@ import msgspec
 
 _ENTRY: Final = 300
 """Bytes that an entry takes besides its text."""
-_DECODED: Final = 8_000
-"""Bytes that an object takes which is not packed, roughly."""
-_MOST_DECODED: Final = 2_500
-"""Objects: two pages of Pods with their nodes, Workflows and results."""
 
 
 class Bodies:
@@ -23,8 +19,8 @@ class Bodies:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._decoded: OrderedDict[Hashable, Mapping[str, Any]] = OrderedDict()
-        self._most_decoded = min(_MOST_DECODED, limit // _DECODED)
+        self._decoded: OrderedDict[Hashable, tuple[Mapping[str, Any], int]] = OrderedDict()
+        self._decoded_size = 0
         self._packed: OrderedDict[Hashable, bytes] = OrderedDict()
         self._packed_size = 0
 
@@ -37,39 +33,47 @@ class Bodies:
     @property
     def size(self) -> int:
         """Bytes that are kept."""
-        return self._packed_size + len(self._decoded) * _DECODED
+        return self._packed_size + self._decoded_size
 
-    def put(self, key: Hashable, body: Mapping[str, Any]) -> int:
-        """Keep a body in place of an earlier one, and leave it as it is; how many others had to go."""
+    def put(self, key: Hashable, body: Mapping[str, Any], takes: int = 8_000) -> int:
+        """Keep a body in place of an earlier one, and leave it as it is; how many others had to go.
+
+        It `takes` so many bytes while it is not packed, roughly: the newest are not, in half of the room.
+        """
         self.drop(key)
-        self._decoded[key] = body
-        if len(self._decoded) <= self._most_decoded:
-            return 0
-        oldest, body = self._decoded.popitem(last=False)
-        return self.put_packed(oldest, _pack(body))
+        self._decoded[key] = body, takes
+        self._decoded_size += takes
+        dropped = 0
+        while self._decoded_size > self._limit // 2:
+            oldest, (body, taken) = self._decoded.popitem(last=False)
+            self._decoded_size -= taken
+            dropped += self.put_packed(oldest, _pack(body))
+        return dropped
 
     def get(self, key: Hashable) -> Any | None:
         """The body, None if it is not here (any more). Others may get the same: it is not to be changed."""
-        body = self._decoded.get(key)
-        if body is not None:
-            return body
+        decoded = self._decoded.get(key)
+        if decoded is not None:
+            return decoded[0]
         packed = self._packed.get(key)
         return None if packed is None else _unpack(packed)
 
     def drop(self, key: Hashable) -> None:
         """Forget a body."""
-        self._decoded.pop(key, None)
+        decoded = self._decoded.pop(key, None)
+        if decoded is not None:
+            self._decoded_size -= decoded[1]
         packed = self._packed.pop(key, None)
         if packed is not None:
             self._packed_size -= len(packed) + _ENTRY
 
     def move(self, key: Hashable, other: "Bodies") -> int:
         """Hand a body over to another keeper; how many others had to go there."""
-        body, packed = self._decoded.get(key), self._packed.get(key)
+        decoded, packed = self._decoded.get(key), self._packed.get(key)
         self.drop(key)
         if packed is not None:
             return other.put_packed(key, packed)
-        return 0 if body is None else other.put(key, body)
+        return 0 if decoded is None else other.put(key, *decoded)
 
     def put_packed(self, key: Hashable, packed: bytes) -> int:
         """The same for a body that another keeper packed."""

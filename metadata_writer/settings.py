@@ -20,7 +20,7 @@ class Settings:
     health_port: int = setting(9095, "Port of /healthz, /readyz and /metrics; 0 picks a free one.")
     log_level: str = setting("info", "debug, info, warning or error.")
     concurrency: int = setting(
-        3, "Batches recorded at once: one is read while others are written; the store has one writer anyway."
+        4, "Batches recorded at once: one is read while others are written; the store has one writer anyway."
     )
     batch: int = setting(
         100,

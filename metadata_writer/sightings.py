@@ -7,7 +7,7 @@ can show again is kept packed, as far as there is room, until its step is record
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import structlog
 
@@ -31,6 +31,10 @@ from metadata_writer.skipping import node_skip_reason, skip_reason
 from metadata_writer.step_table import Step, StepTable, token_of
 
 Kind = Literal["pod", "node", "workflow", "result"]
+_POD: Final = 18_000
+"""Bytes of a decoded Pod, in the recordings."""
+_NODE: Final = 2_000
+"""The same of a node or a result."""
 
 
 class Sightings:
@@ -138,11 +142,13 @@ class Sightings:
         step.pod = ObjectRef(metadata.get("namespace", ""), metadata["name"], metadata["uid"])
         if same and named:
             if ("pod", key) in self._live:
-                self._live.put(("pod", key), essential_pod(pod))  # its labels may be new: nothing to record
+                self._live.put(
+                    ("pod", key), essential_pod(pod), _POD
+                )  # its labels may be new: nothing to record
             return
         step.pod_digest, step.pod_facts = own, facts
         self._gone.drop(("pod", key))
-        self._live.put(("pod", key), essential_pod(pod))
+        self._live.put(("pod", key), essential_pod(pod), _POD)
         self._tell_changed(key, step)
 
     def _delete_pod(self, token: bytes, own: bytes, pod: Mapping[str, Any] | None) -> None:
@@ -164,7 +170,7 @@ class Sightings:
         step.pod, step.pod_digest = None, NO_POD
         if pod is not None:
             self._live.drop(("pod", key))
-            dropped = self._gone.put(("pod", key), essential_pod(pod))
+            dropped = self._gone.put(("pod", key), essential_pod(pod), _POD)
         else:
             dropped = self._live.move(("pod", key), self._gone)
         self._tell_dropped(dropped)
@@ -213,7 +219,7 @@ class Sightings:
         metadata = workflow["metadata"]
         step = self._steps.open(key, token, (metadata.get("namespace", ""), metadata["name"]))
         step.node_facts = facts
-        self._live.put(("node", key), node)
+        self._live.put(("node", key), node, _NODE)
         self._tell_changed(key, step)
 
     def _take_result(self, event: str, result: Mapping[str, Any]) -> None:
@@ -230,7 +236,7 @@ class Sightings:
             "metadata": {"labels": result["metadata"].get("labels")},
             "outputs": result.get("outputs"),
         }
-        self._live.put(("result", key), body)
+        self._live.put(("result", key), body, _NODE)
         step = self._steps.get(key)
         if step is not None:
             self._tell_changed(key, step)

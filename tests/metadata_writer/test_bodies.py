@@ -41,3 +41,16 @@ def test_a_body_is_handed_over(there):
     one.move("a", other)
     assert len(one) == 0
     assert other.get("a") == (body("x") if there else None)
+
+
+def test_the_newest_bodies_are_not_packed_and_come_back_all_the_same():
+    bodies = Bodies(40_000)
+    for n in range(5):
+        bodies.put(n, body(str(n)), 8_000)
+    assert [bodies.get(n) for n in range(5)] == [body(str(n)) for n in range(5)]
+    assert 16_000 < bodies.size < 20_000
+    other = Bodies(40_000)
+    for n in range(5):
+        bodies.move(n, other)
+    assert (len(bodies), bodies.size) == (0, 0)
+    assert [other.get(n) for n in range(5)] == [body(str(n)) for n in range(5)]
