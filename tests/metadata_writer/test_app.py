@@ -348,6 +348,26 @@ async def test_of_two_replicas_one_writes_and_the_other_takes_over(
     assert lease["metadata"]["name"] == "memopod-metadata-writer"
 
 
+async def test_a_start_over_recorded_steps_looks_at_each_once(cluster, start_writer, eventually, states):
+    writer = start_writer()
+    workflow = await cluster.submit("argo-4.1.2", "artifacts")
+    await workflow.run("make", "use")  # which reads a file that no step made, too
+    await workflow.end()
+    await eventually(lambda: states() == dict.fromkeys(map(workflow.execution, ("make", "use")), COMPLETE))
+    writer.terminate()
+    again = start_writer()
+
+    def settled():
+        status = json.loads((again.ask("/status") or (0, "{}"))[1])
+        return (status.get("steps_seen"), status.get("steps_unsettled")) == (2, 0)
+
+    await eventually(settled)
+    metrics = again.ask("/metrics")[1]
+    assert "memopod_writer_steps_unchanged_total 2.0" in metrics
+    assert "memopod_writer_steps_recorded_total{" not in metrics
+    assert "memopod_writer_fetches_total{" not in metrics
+
+
 async def test_a_replica_that_stands_by_keeps_only_what_the_store_does_not_have(
     cluster, store, start_writer, eventually, states
 ):
