@@ -7,6 +7,7 @@ collection listed again, and compared with what is known. Events of one object c
 
 import asyncio
 import hashlib
+import os
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import aclosing
@@ -30,6 +31,8 @@ Change = tuple[str, Key | bytes, Object | bytes]
 
 _NAME = 16
 """Bytes of a name's digest."""
+_SECRET = os.urandom(16)
+"""Names' digests differ in each process: nobody can put one of them into what is kept of another object."""
 _DIGEST = 8
 """Bytes of a UID's and of a version's digest: only those of one name are ever compared."""
 _WATCH_SECONDS = 60.0
@@ -209,7 +212,7 @@ class Informer:
     def _key(self, item: Object) -> Key | bytes:
         metadata = item["metadata"]
         key = metadata.get("namespace", ""), metadata["name"]
-        return key if self._keep is None else _digest("/".join(key), _NAME)
+        return key if self._keep is None else _digest("/".join(key), _NAME, _SECRET)
 
     def _identity(self, item: Object | bytes) -> tuple[Any, Any]:
         """UID and version of an object, as they are compared."""
@@ -219,5 +222,5 @@ class Informer:
         return (uid, version) if self._keep is None else (_digest(str(uid)), _digest(str(version)))
 
 
-def _digest(text: str, size: int = _DIGEST) -> bytes:
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=size).digest()
+def _digest(text: str, size: int = _DIGEST, key: bytes = b"") -> bytes:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=size, key=key).digest()

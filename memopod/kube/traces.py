@@ -14,8 +14,8 @@ class Traces:
     """Values of up to 255 bytes by keys of `key_size` bytes, which must be digests.
 
     The first two bytes of a key say where it is, so those that share a longer prefix are side by side. Keys
-    are found by searching for their bytes, wherever they are: nobody can make a digest that stands by chance
-    within another entry.
+    are found by searching for their bytes, wherever they are. So no value may hold what could be a key: it
+    is shorter than one, or nobody who has a say in values knows how keys are made.
     """
 
     def __init__(self, key_size: int) -> None:
