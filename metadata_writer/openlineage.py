@@ -52,12 +52,13 @@ class StepRunFacet(RunFacet):
 def events(record: StepRecord, before: State | None) -> list[dict[str, Any]]:
     """The events of a record, given the state that was known before: each run starts once and ends once.
 
-    What becomes known of a step after its end is an event of the kind OTHER.
+    What becomes known of a step after its end is an event of the kind OTHER, but for a success after a
+    failure: `argo retry` ran it again.
     """
     said = [event(record)]
     if before is None and record.state.finished:
         said.insert(0, event(dataclasses.replace(record, state=State.RUNNING, outputs=())))
-    elif before is record.state:
+    elif before is not None and record.state.rank <= before.rank:
         said[0]["eventType"] = str(RunState.OTHER.value)
     return said
 

@@ -19,13 +19,12 @@ from memopod.steps.times import from_text
 from metadata_writer.components import Component, read_component, read_pipeline
 from metadata_writer.records import Input, Output, Run, StepRecord, Value, fits
 from metadata_writer.states import is_fulfilled, node_state, pod_state
-from metadata_writer.templates import find_template, repository
+from metadata_writer.templates import find_template, repository, template_name
 
 KFP_ARGUMENTS: Final = "pipelines.kubeflow.org/arguments.parameters"
 """Annotation of Kubeflow Pipelines v1: a JSON object, name of a component's input -> value."""
 
 _KFP_INPUTS = "/tmp/inputs/"  # noqa: S108 (a name, not a file)
-_LAST_PART = re.compile(r"[^.\[\]()]+(\([^()]*\))*$")
 _ATTEMPT = re.compile(r"\((\d{1,6})\)$")
 """The attempts of a step are called `<step>(0)`, `<step>(1)`, ...; the items of a loop `<step>(0:<item>)`."""
 _ARGO_CONTAINERS = frozenset({"wait", "init", "supervisor"})
@@ -47,8 +46,8 @@ def read_pod(
     may come without nodes) has the artifact repository, for a template that does not repeat it.
     """
     state = pod_state(step, node, pod_gone=pod_gone, workflow_gone=workflow_gone)
-    display_name = last_part(step.node_name) or step.pod_name
-    component = read_component(step.template_name or display_name, step.annotations)
+    own_name = step.template_name or task_name(step.node_name) or step.pod_name
+    component = read_component(own_name, step.annotations)
     return StepRecord(
         external_id=step.execution,
         run=Run(step.workflow, step.namespace, step.workflow_uid, read_pipeline(workflow or {})),
@@ -80,9 +79,9 @@ def read_node(
     name, namespace = str(metadata["name"]), str(metadata.get("namespace", ""))
     node_name = str(node.get("name", ""))
     template = find_template(workflow, node)
-    template_name = str(node.get("templateName") or "")
+    named = template_name(node)
     annotations = ((template or {}).get("metadata") or {}).get("annotations") or {}
-    component = read_component(template_name or last_part(node_name), annotations)
+    component = read_component(named or task_name(node_name), annotations)
     return StepRecord(
         external_id=f"{metadata['uid']}/{node['id']}",
         run=Run(name, namespace, str(metadata["uid"]), read_pipeline(workflow)),
@@ -104,15 +103,35 @@ def read_node(
             ),
         },
         inputs=_inputs(node, repository(workflow)),
-        outputs=_outputs(outputs, component, template_name, name),
+        outputs=_outputs(outputs, component, named, name),
         from_pod=False,
     )
 
 
 def last_part(node_name: str) -> str:
     """The task's own name: `train(0)` of `run-x7.prepare.train(0)`."""
-    match = _LAST_PART.search(node_name)
-    return match.group() if match else node_name
+    end = _before_brackets(node_name)
+    return node_name[max(node_name.rfind(mark, 0, end) for mark in ".[]()") + 1 :] or node_name
+
+
+def task_name(node_name: str) -> str:
+    """The same without the number of an attempt or the item of a loop: `train`."""
+    part = last_part(node_name)
+    return part[: _before_brackets(part)] or part
+
+
+def _before_brackets(name: str) -> int:
+    """Where the groups in brackets begin that a name ends with; they may hold anything, brackets too."""
+    end, depth = len(name), 0
+    for at in range(len(name) - 1, -1, -1):
+        if name[at] == ")":
+            depth += 1
+        elif name[at] == "(" and depth:
+            depth -= 1
+            end = at if not depth else end
+        elif not depth:
+            break
+    return end
 
 
 def _identity(workflow: str, namespace: str, node_name: str) -> dict[str, Value]:
@@ -198,7 +217,7 @@ def _output_parameters(outputs: Outputs | None) -> dict[str, Value]:
         return {}
     found: dict[str, Value] = {f"output:{name}": value for name, value in outputs.parameters.items()}
     if outputs.result is not None:
-        found["output:result"] = outputs.result
+        found["output:result"] = str(outputs.result)
     return found
 
 

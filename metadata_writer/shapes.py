@@ -83,6 +83,7 @@ class WorkflowStatusShape(TypedDict, total=False):
     offloadNodeStatusVersion: Any
     artifactRepositoryRef: Any
     storedWorkflowTemplateSpec: Any
+    storedTemplates: Any
 
 
 class WorkflowShape(TypedDict, total=False):

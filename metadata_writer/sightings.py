@@ -28,6 +28,7 @@ from metadata_writer.nodes import Nodes
 from metadata_writer.settled import NO_POD, TOKEN, WORKFLOW, digest
 from metadata_writer.sighting import ObjectRef, Sighting, StepKey, step_key
 from metadata_writer.skipping import node_skip_reason, skip_reason
+from metadata_writer.states import is_step
 from metadata_writer.step_table import Step, StepTable, token_of
 
 Kind = Literal["pod", "node", "workflow", "result"]
@@ -146,6 +147,8 @@ class Sightings:
                     ("pod", key), essential_pod(pod), _POD
                 )  # its labels may be new: nothing to record
             return
+        if step.pod_digest not in (NO_POD, own) or ("pod", key) in self._gone:
+            self._live.drop(("result", key))  # it may be what an earlier Pod of the step put out
         step.pod_digest, step.pod_facts = own, facts
         self._gone.drop(("pod", key))
         self._live.put(("pod", key), essential_pod(pod), _POD)
@@ -208,7 +211,7 @@ class Sightings:
     def _take_node(
         self, key: StepKey, own: bytes, node: Mapping[str, Any], workflow: Mapping[str, Any]
     ) -> None:
-        if node.get("type") != "Pod":
+        if not is_step(node):
             return
         facts, token = node_facts(node), own + digest(key[1])
         known = self._steps.get(key) or self._steps.settled.get(token)

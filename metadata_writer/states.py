@@ -9,6 +9,21 @@ from metadata_writer.records import State
 
 _STOPPED: Final = re.compile(r"(shutdown|stopped) with strategy", re.IGNORECASE)
 _FULFILLED: Final = frozenset({"Succeeded", "Failed", "Error"})
+_BY_THE_AGENT: Final = frozenset({"HTTP", "Plugin"})
+"""Types of nodes that Argo's agent runs: they have no Pod of their own."""
+_CARRIED_OVER: Final = "original pod: "
+"""How the message of a node begins that `argo resubmit --memoized` took over from an earlier run."""
+
+
+def is_step(node: Mapping[str, Any]) -> bool:
+    """Whether a node is a step that is recorded: not a group of some, and not one that `when` left out."""
+    kind = node.get("type")
+    return kind == "Pod" or kind in _BY_THE_AGENT or is_carried_over(node)
+
+
+def is_carried_over(node: Mapping[str, Any]) -> bool:
+    """Whether a node was not run since it had succeeded in the run that was submitted again."""
+    return node.get("type") == "Skipped" and str(node.get("message") or "").startswith(_CARRIED_OVER)
 
 
 def has_begun(step: Step, closed: Mapping[str, Any] | None) -> bool:
@@ -37,7 +52,7 @@ def closing_node(node: Mapping[str, Any] | None, *, pod_gone: bool) -> Mapping[s
 
 def is_fulfilled(node: Mapping[str, Any] | None) -> bool:
     """Whether Argo has closed the node of a step."""
-    return node is not None and node.get("phase") in _FULFILLED
+    return node is not None and (node.get("phase") in _FULFILLED or is_carried_over(node))
 
 
 def _pod_phase(step: Step) -> str:
@@ -68,9 +83,13 @@ def _reused(step: Step) -> bool:
 
 def node_state(node: Mapping[str, Any], *, ended: bool = False) -> State:
     """The state of a step as its node alone says it; `ended`: the Workflow is gone."""
+    if is_carried_over(node):
+        return State.CACHED
     if node.get("phase") == "Succeeded":
         # A Pod that ran was on a node; one that memopod finished, or Argo's memoization spared, was not.
-        return State.COMPLETE if node.get("hostNodeName") else State.CACHED
+        spared = (node.get("memoizationStatus") or {}).get("hit")
+        ran = bool(node.get("hostNodeName")) or node.get("type") in _BY_THE_AGENT
+        return State.COMPLETE if ran and not spared else State.CACHED
     if is_fulfilled(node):
         return State.CANCELED if _STOPPED.search(str(node.get("message") or "")) else State.FAILED
     return State.CANCELED if ended else State.RUNNING

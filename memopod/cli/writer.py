@@ -54,7 +54,7 @@ def status(
 
 @app.command(
     epilog="Examples:  memopod writer backfill --store localhost:8080\n\n"
-    "kubectl get workflows -A -o json > runs.json\n\n"
+    "kubectl get workflows -A -o json > runs.json   (or: argo list -A -o json)\n\n"
     "memopod writer backfill --file runs.json --store localhost:8080"
 )
 def backfill(
@@ -68,7 +68,10 @@ def backfill(
     namespace: str = typer.Option("", "--namespace", "-n", help="One namespace; empty for all."),
     as_json: bool = typer.Option(False, "--json", help="Print the counts as JSON."),
 ) -> None:
-    """Record workflows that have ended, from their status. Can be stopped and begun again at any time."""
+    """Record workflows that have ended, from their status. Can be stopped and begun again at any time.
+
+    Exits with 1 if a workflow could not be read or a step not recorded; it stops no other.
+    """
     from memopod.kube import ApiError, ConfigurationError
     from memopod.mlmd import StoreError
     from metadata_writer.backfill import Unreadable
@@ -84,7 +87,7 @@ def backfill(
         raise typer.Exit(130) from None
     if as_json:
         typer.echo(json.dumps({name: getattr(counts, name) for name in counts.__slots__}))
-        return
+        raise typer.Exit(1 if counts.unreadable or counts.refused else 0)
     typer.echo(
         f"{counts.workflows} workflows, {counts.steps} steps: {counts.written} recorded, "
         f"{counts.steps - counts.written} were there"
@@ -95,6 +98,12 @@ def backfill(
     ):
         if number:
             typer.echo(f"{number} workflows {what}")
+    for name in counts.unreadable:
+        typer.echo(f"memopod writer backfill: {name}: its status cannot be read", err=True)
+    for line in counts.refused:
+        typer.echo(f"memopod writer backfill: {line}", err=True)
+    if counts.unreadable or counts.refused:
+        raise typer.Exit(1)
     typer.echo("next: memopod lineage runs")
 
 
@@ -157,6 +166,7 @@ def _show(console: Console, said: Mapping[str, Any]) -> None:
         ("lag p50, p99", "-" if lag["p50"] is None else f"{lag['p50']:.3f} s, {lag['p99']:.3f} s"),
         ("failing", str(said["failing"])),
         ("quarantine", str(said["quarantined"])),
+        ("unreadable workflows", str(said["unreadable_workflows"])),
         ("last error", said["last_error"]["error"] if said["last_error"] else "-"),
     ):
         table.add_row(name, value)

@@ -31,22 +31,25 @@ def test_a_workflow_that_runs_is_left_to_the_writer():
     assert steps_of(workflow) == []
 
 
-@pytest.mark.parametrize("kind", ["one", "list", "lines", "yaml"])
+@pytest.mark.parametrize("kind", ["one", "list", "array", "lines", "yaml"])
 def test_files_are_read_as_kubectl_and_argo_write_them(tmp_path, kind):
     workflows = [load(p) for p in FINAL[:2]]
     text = {
         "one": json.dumps(workflows[0]),
         "list": json.dumps({"kind": "List", "items": workflows}),
+        "array": json.dumps([{k: w[k] for k in ("metadata", "spec", "status")} for w in workflows]),
         "lines": "\n".join(json.dumps(w) for w in workflows),
         "yaml": "---\n".join(json.dumps(w, indent=1) + "\n" for w in workflows),
     }[kind]
     path = tmp_path / "runs"
     path.write_text(text)
     found = list(from_file(path))
-    assert found == workflows[: 1 if kind == "one" else 2]
+    assert [w["metadata"] for w in found] == [w["metadata"] for w in workflows][: 1 if kind == "one" else 2]
 
 
-@pytest.mark.parametrize("text", ["[1]", '{"kind": "Pod"}', "a: [", '"x"'])
+@pytest.mark.parametrize(
+    "text", ["[1]", '{"kind": "Pod"}', '{"kind": "Pod", "metadata": {"uid": "1"}}', "a: [", '"x"']
+)
 def test_a_file_without_workflows_is_said_so(tmp_path, text):
     path = tmp_path / "runs"
     path.write_text(text)
@@ -72,6 +75,23 @@ def test_the_command_records_a_file_and_can_be_run_again(tmp_path, store):
     assert "0 recorded" in again.stdout
     assert store.graph() == before
     assert set(before["nodes"].values()) == {1}
+
+
+def test_what_cannot_be_recorded_is_named_and_stops_no_other(tmp_path, store):
+    good, broken, refused = (load(p) for p in FINAL[:3])
+    broken["status"]["nodes"] = {"n": 1}
+    pod = next(n for n in refused["status"]["nodes"].values() if n["type"] == "Pod")
+    pod["hostNodeName"] = ["no", "text"]
+    path = tmp_path / "runs.json"
+    path.write_text(json.dumps([broken, refused, good]))
+    done = run("backfill", "--file", path, "--store", store.address)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert f"/{broken['metadata']['name']}: its status cannot be read" in done.stderr
+    assert f"{refused['metadata']['uid']}/{pod['id']}: TypeError" in done.stderr
+    recorded = {e.external_id for e in store.client.get_executions()}
+    wanted = {r.external_id for workflow in (good, refused) for r in steps_of(workflow)}
+    assert recorded == wanted - {f"{refused['metadata']['uid']}/{pod['id']}"}
 
 
 def test_a_store_that_is_not_there_is_one_line(tmp_path):

@@ -6,17 +6,20 @@ Where a clone of the specification is at hand, MEMOPOD_OPENLINEAGE_SPEC=<clone>/
 facet against the published files too.
 """
 
+import asyncio
 import dataclasses
 import json
 import os
 from pathlib import Path
 
 import pytest
+import structlog
 from aiohttp import web
 from jsonschema import Draft202012Validator
 from openlineage.client.event_v2 import RunEvent
 from referencing import Registry, Resource
 
+from metadata_writer import metrics
 from metadata_writer.lineage_events import LineageEvents
 from metadata_writer.openlineage import event, events, run_id
 from metadata_writer.records import Input, Output, Run, State, StepRecord
@@ -125,6 +128,7 @@ def test_the_states_of_a_step_are_those_of_a_run(state, kind):
         (State.RUNNING, ["COMPLETE"]),
         (State.FAILED, ["COMPLETE"]),
         (State.COMPLETE, ["OTHER"]),
+        (State.CACHED, ["OTHER"]),
     ],
 )
 def test_a_run_starts_and_ends_once_whatever_was_seen_of_it(before, kinds):
@@ -133,6 +137,12 @@ def test_a_run_starts_and_ends_once_whatever_was_seen_of_it(before, kinds):
     assert len({one["run"]["runId"] for one in said}) == 1
     for one in said:
         check(one)
+
+
+@pytest.mark.parametrize("late", [State.RUNNING, State.FAILED])
+def test_a_state_that_is_seen_late_takes_no_end_back(late):
+    (said,) = events(dataclasses.replace(RECORD, state=late), State.COMPLETE)
+    assert said["eventType"] == "OTHER"
 
 
 def test_artifacts_are_datasets_named_by_their_place():
@@ -161,27 +171,67 @@ async def test_events_go_to_a_file_line_by_line(tmp_path, eventually, running):
     assert [json.loads(line)["eventType"] for line in lines(tmp_path / "events")] == ["START", "COMPLETE"]
 
 
-async def test_a_server_that_fails_is_asked_until_it_takes_the_event(eventually, running):
-    answers, taken = [503, 400, 201], []
+@pytest.fixture
+async def server():
+    """Takes events, and answers as it is told; without an answer it says 201."""
+    taken, answers = [], []
 
     async def take(request):
         taken.append(await request.json())
-        return web.Response(status=answers[len(taken) - 1])
+        return web.Response(status=answers.pop(0) if answers else 201)
 
     app = web.Application()
     app.router.add_post("/api/v1/lineage", take)
-    runner = web.AppRunner(app)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        sender = LineageEvents(f"http://127.0.0.1:{runner.addresses[0][1]}/api/v1/lineage")
-        await running(sender.run())
-        sender.send(dataclasses.replace(RECORD, state=State.RUNNING), None)
-        sender.send(RECORD, State.RUNNING)
-        await eventually(lambda: len(taken) == 3)
-    finally:
-        await runner.cleanup()
-    assert [said["eventType"] for said in taken] == ["START", "START", "COMPLETE"]
+    yield f"http://127.0.0.1:{runner.addresses[0][1]}/api/v1/lineage", taken, answers
+    await runner.cleanup()
+
+
+def kinds(taken):
+    return [said["eventType"] for said in taken]
+
+
+async def test_a_server_that_fails_is_asked_until_it_takes_the_event(server, eventually, running):
+    url, taken, answers = server
+    answers += [503, 429, 400]
+    sender = LineageEvents(url)
+    await running(sender.run())
+    sender.send(dataclasses.replace(RECORD, state=State.RUNNING), None)
+    sender.send(RECORD, State.RUNNING)
+    await eventually(lambda: len(taken) == 4)
+    assert kinds(taken) == ["START", "START", "START", "COMPLETE"]
+
+
+async def test_a_writer_that_ends_sends_what_is_queued(server):
+    url, taken, _ = server
+    sender = LineageEvents(url)
+    sending = asyncio.create_task(sender.run(), name="send")
+    await asyncio.sleep(0)  # it waits for something to send
+    sender.send(RECORD, None)
+    sending.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await sending
+    assert kinds(taken) == ["START", "COMPLETE"]
+
+
+async def test_while_no_server_is_there_the_newest_events_are_kept_and_the_others_counted(
+    server, eventually, running
+):
+    url, taken, _ = server
+    dropped = metrics.EVENTS.labels(outcome="dropped")
+    before = dropped._value.get()
+    size = len(json.dumps(event(RECORD)).encode())
+    sender = LineageEvents("http://127.0.0.1:9/", limit=10 * size)
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(30):
+            sender.send(RECORD, State.RUNNING)
+    assert dropped._value.get() - before == 20
+    assert [log["log_level"] for log in logs] == ["warning"]  # once a minute, not for each
+    sender._target = url
+    await running(sender.run())
+    await eventually(lambda: len(taken) == 10)
 
 
 def lines(path):

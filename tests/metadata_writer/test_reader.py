@@ -9,7 +9,8 @@ from memopod.steps import names, read_step
 from memopod.steps.outputs import read_outputs
 from metadata_writer import reader, states, templates
 from metadata_writer.records import Input, State
-from metadata_writer.skipping import skip_reason
+from metadata_writer.skipping import node_skip_reason, skip_reason
+from metadata_writer.states import is_fulfilled, is_step
 
 SAMPLES = Path(__file__).parent.parent / "samples"
 PODS = sorted(SAMPLES.glob("argo-*/*.pod.json"))
@@ -286,3 +287,84 @@ def test_a_pod_that_kubeflows_cache_server_replaced_is_cached(pod):
     record = reader.read_pod(read_step(pod))
     assert record.state is State.CACHED
     assert record.custom["cached_execution_id"] == 17
+
+
+@pytest.mark.parametrize(
+    ("node_name", "task"),
+    [
+        ("run-x7.train", "train"),
+        ("run-x7.prepare.train(0)", "train"),
+        ("run-x7[0].train(3:a.b)(1)", "train"),
+        ("run-x7.train(0:f(x).y)", "train"),
+        ("run-x7", "run-x7"),
+        ("run-x7.(0)", "(0)"),
+        ("", ""),
+    ],
+)
+def test_the_task_of_a_node_is_named_without_attempts_and_items(node_name, task):
+    assert reader.task_name(node_name) == task
+
+
+def test_a_node_name_of_a_hundred_thousand_characters_is_read_at_once():
+    assert reader.last_part("a" * 100_000 + ")").endswith(")")
+    assert reader.last_part(f"run.step(0:{'(' * 50_000}{')' * 50_000})").startswith("step(0:")
+
+
+def memoized_and_referenced():
+    """A Workflow whose step is another WorkflowTemplate's, which has the name of one of its own."""
+    node = {
+        "id": "run-1-7", "name": "run-1.train", "type": "Pod", "phase": "Succeeded", "hostNodeName": "n",
+        "templateRef": {"name": "library", "template": "fit"}, "templateScope": "local/run-1",
+    }  # fmt: skip
+    return {
+        "metadata": {"name": "run-1", "namespace": "ns", "uid": "uid-1"},
+        "spec": {"templates": [{"name": "fit", "container": {"image": "wrong"}}]},
+        "status": {
+            "nodes": {"run-1-7": node},
+            "storedTemplates": {
+                "namespaced/library/fit": {"name": "fit", "container": {"image": "right"}},
+                "namespaced/library/sub": {
+                    "name": "sub", "metadata": {"annotations": {names.KFP_V2_COMPONENT: "true"}}
+                },
+            },
+        },
+    }, node  # fmt: skip
+
+
+def test_a_step_of_another_workflow_template_is_of_the_type_that_its_pod_would_say():
+    workflow, node = memoized_and_referenced()
+    record = reader.read_node(workflow, node, outputs=outputs_of(node, None))
+    assert record.type_name == "components.fit"
+    assert record.custom["image"] == "right"
+    workflow["status"]["storedTemplates"] = {}
+    record = reader.read_node(workflow, node, outputs=outputs_of(node, None))
+    assert (record.type_name, "image" in record.custom) == ("components.fit", False)
+
+
+def test_a_template_that_a_workflow_template_calls_by_its_name_alone_is_found_in_its_scope():
+    workflow, node = memoized_and_referenced()
+    del node["templateRef"]
+    node |= {"templateName": "sub", "templateScope": "namespaced/library"}
+    assert node_skip_reason(workflow, node) == "kfp-v2"
+
+
+def test_a_step_that_argo_took_over_from_the_run_before_is_cached():
+    workflow, node = memoized_and_referenced()
+    node |= {"type": "Skipped", "phase": "Skipped", "message": "original pod: run-0-7"}
+    assert is_step(node)
+    assert is_fulfilled(node)
+    assert reader.read_node(workflow, node, outputs=outputs_of(node, None)).state is State.CACHED
+    node["message"] = "when 'false' evaluated false"
+    assert not is_step(node)
+
+
+@pytest.mark.parametrize("kind", ["HTTP", "Plugin"])
+def test_a_step_that_argos_agent_ran_is_no_cached_one(kind):
+    workflow, node = memoized_and_referenced()
+    del node["hostNodeName"]
+    node["type"] = kind
+    assert is_step(node)
+    assert reader.read_node(workflow, node, outputs=outputs_of(node, None)).state is State.COMPLETE
+    node["memoizationStatus"] = {"hit": True}
+    assert reader.read_node(workflow, node, outputs=outputs_of(node, None)).state is State.CACHED
+    assert not is_step({**node, "type": "Suspend"})

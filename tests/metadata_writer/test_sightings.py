@@ -356,3 +356,18 @@ def test_the_namespace_of_a_step_is_known_as_long_as_it_has_to_be_recorded(seen,
 def test_a_deletion_of_what_was_forgotten_brings_nothing_back(seen, pod):
     seen.on_pod_lost(seen.keep_pod(pod))
     assert (seen.steps, seen.taken()) == (0, [])
+
+
+def test_what_an_earlier_pod_of_the_step_put_out_is_not_taken_for_its_next_ones(seen, pod, key):
+    result = load("parameters.make.taskresult.json")
+    seen.on_pod("ADDED", pod)
+    seen.on_result("ADDED", result)
+    assert seen.look(key).result is not None
+    seen.on_pod("ADDED", again := copy.deepcopy(pod) | {"metadata": pod["metadata"] | {"uid": "another"}})
+    assert seen.look(key).result is None
+    seen.on_result("MODIFIED", result)
+    assert seen.look(key).result is not None
+    seen.on_pod("DELETED", again)
+    assert seen.look(key).result is not None  # it is this Pod's
+    seen.on_pod("ADDED", pod)
+    assert seen.look(key).result is None
