@@ -55,16 +55,18 @@ def quantiles(metric: str, by: str = "") -> tuple[tuple[str, str], ...]:
 
 def steps(decisions: str, admissions: str) -> str:
     """How many steps were decided for over the time shown, by selectors: those that were held by their
-    decision, all others (in placeholder mode that is every one) at admission.
+    decision, all others (in placeholder mode that is every one) at admission. A metric without such a
+    series counts as zero.
     """
-    return (
-        f"(sum(increase(memopod_decisions_total{{{decisions}}}[$__range]))"
-        f" + sum(increase(memopod_admissions_total{{{admissions}}}[$__range])))"
+    decided, admitted = (
+        f"(sum(increase({metric}[$__range])) or vector(0))"
+        for metric in (f"memopod_decisions_total{decisions}", f"memopod_admissions_total{admissions}")
     )
+    return f"({decided} + {admitted})"
 
 
-STEPS = steps("", 'decision!="hold"')
-REUSED = steps('decision="reuse"', 'decision="reuse"')
+STEPS = steps("", '{decision!="hold"}')
+REUSED = steps('{decision="reuse"}', '{decision="reuse"}')
 ROWS: dict[str, tuple[Graph | Number, ...]] = {
     "Now": (
         Number(
