@@ -38,6 +38,12 @@ _VALUE = re.compile(
     rb"Data too long for column|Out of range value for column|Incorrect string value"
     rb"|value too long for type|integer out of range|is out of range for type"
     rb"|invalid byte sequence for encoding|has no equivalent in encoding"
+    # The core writes these numbers as nan and inf, which SQL takes for columns.
+    rb"|no such column: -?(?:nan|inf) |Unknown column '-?(?:nan|inf)'|column \"(?:nan|inf)\" does not exist"
+    # Filters and texts that are too much for an index or a plan.
+    rb"|index row (?:size|requires) \d+"
+    rb"|Too many tables; MySQL|at most \d+ tables in a join|too many FROM clause terms"
+    rb"|Too high level of nesting|Expression tree is too large|stack depth limit exceeded"
 )
 
 
@@ -51,7 +57,7 @@ class Failure(enum.Enum):
     LOST = "lost"
     """The connection is gone, or leads to a server that cannot serve: open the store again."""
     VALUE = "value"
-    """The database has no room for a value."""
+    """The database has no room for a value, or no way to carry out a filter."""
 
 
 def failure(answer: Answer) -> Failure:

@@ -27,6 +27,8 @@ from metadata_store.rpcs import LISTS, RELATIVES, writes
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 _CHECK_SECONDS = 5.0
+_FORSAKEN_SECONDS = 10.0
+"""How long a read that nobody waits for any more may keep its worker."""
 _AHEAD = 4
 _TRIES = 6
 """How many workers a read may be given to: more than there are by default, since those that are killed
@@ -239,9 +241,16 @@ class Lane:
                 async with asyncio.timeout(_CHECK_SECONDS):
                     await process.lost.wait()
             since = process.busy_since
-            if since is not None and time.monotonic() - since > self._longest_call:
+            limit = _FORSAKEN_SECONDS if self._forsaken(process) else self._longest_call
+            if since is not None and time.monotonic() - since > limit:
                 structlog.get_logger().error("call takes too long", pid=process.pid, will="end its worker")
                 process.kill()
+
+    def _forsaken(self, process: WorkerProcess) -> bool:
+        calls = self._running.get(process)
+        if not calls:
+            return False
+        return calls[0].answer.done() and not writes(calls[0].rpc)
 
     async def _reopen(self) -> WorkerProcess:
         pause = _FIRST_PAUSE

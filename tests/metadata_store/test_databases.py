@@ -103,6 +103,50 @@ def test_a_filter_cannot_reach_beyond_its_literal(store, types):
     assert [context.name for context in found] == ["precious"]
 
 
+def test_what_is_no_text_is_refused_and_ends_no_worker(store, types):
+    workers = store.workers()
+    for rpc, request in (
+        ("PutArtifacts", service.PutArtifactsRequest(artifacts=[mlmd.Artifact(type_id=types["data"])])),
+        ("GetArtifactsByURI", service.GetArtifactsByURIRequest()),
+    ):
+        uri = b"\x1a\x04bad\xff" if rpc == "PutArtifacts" else b"\x0a\x04bad\xff"
+        data = request.SerializeToString()
+        body = b"\x0a" + bytes([len(data) - 2 + len(uri)]) + data[2:] + uri if data else uri
+        send = store.channel.unary_unary(
+            f"/ml_metadata.MetadataStoreService/{rpc}", request_serializer=None, response_deserializer=None
+        )
+        with pytest.raises(grpc.RpcError) as caught:
+            send(body, timeout=30)
+        assert (caught.value.code(), caught.value.details()) == (INVALID, "a text is not UTF-8")
+    assert store.workers() == workers
+
+
+def test_numbers_that_are_none_and_filters_beyond_any_plan_are_invalid_arguments(store, types):
+    for number in (float("nan"), float("inf")):
+        artifact = mlmd.Artifact(type_id=types["data"])
+        artifact.custom_properties["n"].double_value = number
+        call = store.call("PutArtifacts", service.PutArtifactsRequest(artifacts=[artifact]))
+        assert call.code() == INVALID, call.details()
+    query = " OR ".join(f"contexts_{number}.name = 'a'" for number in range(40))
+    options = mlmd.ListOperationOptions(filter_query=query)
+    call = store.call("GetArtifacts", service.GetArtifactsRequest(options=options))
+    assert (call.code(), "got 40" in call.details()) == (INVALID, True)
+
+
+def test_a_name_is_stored_whole_or_not_at_all(store, types, served_database):
+    """MySQL takes the core's bytes for characters; without strict mode it would cut them."""
+    for text in ("é" * 127, "é" * 128, "☃" * 85, "☃" * 255):
+        artifact = mlmd.Artifact(type_id=types["data"], name=f"{text}")
+        artifact.custom_properties[text].int_value = 1
+        call = store.call("PutArtifacts", service.PutArtifactsRequest(artifacts=[artifact]))
+        fits = served_database.kind == "postgresql" or len(text.encode()) <= 255
+        assert call.code() == (OK if fits else INVALID), call.details()
+        if fits:
+            ids = service.GetArtifactsByIDRequest(artifact_ids=call.result().artifact_ids)
+            (found,) = store.call("GetArtifactsByID", ids).result().artifacts
+            assert (found.name, list(found.custom_properties)) == (text, [text])
+
+
 def test_what_the_database_has_no_room_for_is_refused_and_not_cut(store, types):
     large = mlmd.Context(type_id=types["run"], name="large")
     large.properties["size"].int_value = 2**31

@@ -26,6 +26,11 @@ SOURCE = "PostgreSQL metadata source error: ERROR:  "
         ("mysql_query failed: Duplicate entry '1-n' for key 'UniqueContextTypeName'", Failure.NONE),
         (SOURCE + "terminating connection due to administrator command", Failure.LOST),
         (SOURCE + "value too long for type character varying(255)", Failure.VALUE),
+        (SOURCE + "index row requires 9016 bytes, maximum size is 8191", Failure.VALUE),
+        (SOURCE + 'column "nan" does not exist', Failure.VALUE),
+        ("mysql_query failed: errno: Unknown column '-inf' in 'field list'", Failure.VALUE),
+        ("Error when executing query: no such column: inf query: INSERT", Failure.VALUE),
+        ("Error when executing query: no such column: infinite query: SELECT", Failure.NONE),
     ],
 )
 def test_only_the_text_tells_the_failures_of_a_database_apart(text, meaning):
