@@ -29,6 +29,7 @@ from metadata_store.probe import Probe
 from metadata_store.process import CannotOpen, Opening, WorkerProcess
 from metadata_store.server import listen, options, server
 from metadata_store.settings import Settings
+from metadata_store.type_names import keep_names_unique
 
 _RETRY_SECONDS = 1.0
 # The core's words for them.
@@ -63,6 +64,7 @@ async def serve(
     path = prepare_sqlite(config.connection_config)
     if not await _make_schema(settings, config, patient=path is None):
         return
+    await keep_names_unique(config.connection_config)
     # Only beside a write-ahead log does a read never wait for a write.
     near = path is not None and write_ahead(path)
     async with _pool(settings, config, one_writer=path is not None, near=near) as pool:

@@ -23,6 +23,8 @@ _CONFLICT = re.compile(
     rb'|violates unique constraint "\w+property_pkey"'  # 23505
     rb"|Duplicate entry '[^']*' for key '(?:\w+Property\.)?PRIMARY'"  # 1062
 )
+# Two calls put one type at once (see `type_names`): the second finds it on the next try.
+_SAME_TYPE = b"memopod_one_type_of_a_name"
 _LOST = re.compile(
     rb"Lost connection to (?:MySQL )?server|(?:MySQL s|S)erver has gone away|Connection was killed"
     rb"|Server shutdown in progress|mysql_real_connect failed|Can't connect to "
@@ -62,6 +64,8 @@ class Failure(enum.Enum):
 
 def failure(answer: Answer) -> Failure:
     """Which of them an answer is."""
+    if answer.code != 0 and _SAME_TYPE in answer.error:
+        return Failure.CONFLICT
     if answer.code == ABORTED:
         return Failure.CONFLICT if _CONFLICT.search(answer.error) else Failure.NONE
     if answer.code != INTERNAL:

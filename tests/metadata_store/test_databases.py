@@ -103,6 +103,20 @@ def test_a_filter_cannot_reach_beyond_its_literal(store, types):
     assert [context.name for context in found] == ["precious"]
 
 
+def test_callers_that_put_one_type_at_once_are_given_one(start_store, served_database, database_on):
+    url = database_on(served_database.server, served_database.kind).url
+    store = start_store("--workers=4", url=url)  # each has its own connection
+
+    def put(number):
+        kind = mlmd.ContextType(name=f"type-{number // 4}")
+        return store.call("PutContextType", service.PutContextTypeRequest(context_type=kind)).result().type_id
+
+    with ThreadPoolExecutor(4) as threads:
+        ids = list(threads.map(put, range(80)))
+    assert [len(set(ids[number : number + 4])) for number in range(0, 80, 4)] == [1] * 20
+    assert len(store.client().get_context_types()) == 20
+
+
 def test_what_is_no_text_is_refused_and_ends_no_worker(store, types):
     workers = store.workers()
     for rpc, request in (
