@@ -41,6 +41,18 @@ class Graph:
     events: list[tuple[int, int, int]] = field(default_factory=list)  # (artifact, execution, type)
     members: list[tuple[int, int]] = field(default_factory=list)  # (run, execution)
     references: list[tuple[int, int]] = field(default_factory=list)  # (execution, the one it names)
+    attributed: list[tuple[int, int]] = field(default_factory=list)  # (run, artifact)
+    parents: set[int] = field(default_factory=set)  # runs that have child contexts
+
+
+@dataclass(slots=True)
+class Deleted:
+    """How many records are gone, and how many executions of the plan are `done` with."""
+
+    done: int = 0
+    executions: int = 0
+    artifacts: int = 0
+    runs: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +94,23 @@ def plan(graph: Graph, *, before: int, ids: Collection[int] = (), external_ids: 
     members: dict[int, set[int]] = defaultdict(set)
     for run, execution in graph.members:
         members[run].add(execution)
+    artifacts = {
+        artifact: frozenset(by)
+        for artifact, by in touched.items()
+        if graph.artifacts.get(artifact, before) < before and not by & kept.keys()
+    }
+    holds = {run for run, artifact in graph.attributed if artifact not in artifacts}
     return Plan(
         executions=sorted(graph.executions.keys() - kept.keys()),
-        artifacts={
-            artifact: frozenset(by)
-            for artifact, by in touched.items()
-            if graph.artifacts.get(artifact, before) < before and not by & kept.keys()
-        },
-        runs=sorted(run for run, of in members.items() if graph.runs[run] < before and not of & kept.keys()),
+        artifacts=artifacts,
+        runs=sorted(
+            run
+            for run, changed in graph.runs.items()
+            if changed < before
+            and not members[run] & kept.keys()
+            and run not in holds
+            and run not in graph.parents
+        ),
         kept=dict(reasons),
     )
 

@@ -1,18 +1,24 @@
 """The tables of ML Metadata's schema 10 that pruning touches, for SQL beside the core."""
 
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import BigInteger, Column, Integer, MetaData, String, Table, event, make_url, select
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from metadata_store.prune import REFERENCES, RUN_TYPES, ExecutionRow, Graph, Plan
+from metadata_store.prune import REFERENCES, RUN_TYPES, Deleted, ExecutionRow, Graph, Plan
 
 SCHEMA_VERSION = 10
 _BATCH = 200
+_TRIES, _LONGEST_PAUSE = 5, 0.2
+_CONFLICTS = frozenset({"40001", "40P01", "55P03", 1213, 1205, 1020})
+"""PostgreSQL's states and MySQL's numbers: deadlock, serialization, a lock that came too late."""
 _DRIVERS = {
     "sqlite": "sqlite+aiosqlite", "mysql": "mysql+asyncmy", "mariadb": "mysql+asyncmy",
     "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg",
@@ -32,6 +38,7 @@ _COLUMNS: dict[str, str] = {
     "Association": "context_id execution_id",
     "Attribution": "context_id artifact_id",
 }
+Result = TypeVar("Result")
 _TEXTS = frozenset({"name", "external_id"})
 
 
@@ -44,6 +51,7 @@ class Records:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
+        self._sqlite = engine.dialect.name == "sqlite"
         metadata = MetaData()
         # The core does not quote PostgreSQL's names, so there they are in lower case.
         lower = engine.dialect.name == "postgresql"
@@ -68,7 +76,11 @@ class Records:
         """Read all ids, in one transaction."""
         tables, graph = self._tables, Graph()
         runs = select(tables["Type"].c.id).where(tables["Type"].c.name.in_(RUN_TYPES))
-        async with self._engine.connect() as connection:
+        async with self._engine.connect() as opened:
+            # On PostgreSQL each statement would see another moment; SQLite's writers need not wait.
+            connection = await opened.execution_options(
+                reading=True, **({} if self._sqlite else {"isolation_level": "REPEATABLE READ"})
+            )
             e = tables["Execution"].c
             async for row in _rows(
                 connection, select(e.id, e.last_known_state, e.last_update_time_since_epoch, e.external_id)
@@ -94,10 +106,16 @@ class Records:
             )
             async for row in _rows(connection, query):
                 graph.references.append((row[0], row[1]))
+            t = tables["Attribution"].c
+            async for row in _rows(connection, select(t.context_id, t.artifact_id)):
+                if row[0] in graph.runs:
+                    graph.attributed.append((row[0], row[1]))
+            query = select(tables["ParentContext"].c.parent_context_id)
+            graph.parents = {row[0] async for row in _rows(connection, query)} & graph.runs.keys()
         return graph
 
-    async def delete(self, chosen: Plan, *, before: int) -> AsyncIterator[int]:
-        """Delete what was chosen, each batch in a transaction; yields how many executions are gone.
+    async def delete(self, chosen: Plan, *, before: int) -> AsyncIterator[Deleted]:
+        """Delete what was chosen, each batch in a transaction; yields what is gone so far, after each.
 
         A batch leaves out what was changed or used since the plan was made. Interrupted, what is left is
         whole, and the next plan goes on.
@@ -107,7 +125,7 @@ class Records:
         for artifact, by in chosen.artifacts.items():
             for execution in by:
                 of.setdefault(execution, []).append(artifact)
-        done = 0
+        gone = Deleted()
         for batch in _batches(chosen.executions):
             artifacts = []
             for execution in batch:
@@ -115,18 +133,37 @@ class Records:
                     left[artifact].discard(execution)
                     if not left[artifact]:
                         artifacts.append(artifact)
-            async with self._engine.begin() as connection:
-                await self._delete_executions(connection, batch, before)
-                await self._delete_artifacts(connection, artifacts, before)
-            done += len(batch)
-            yield done
-        for batch in _batches(chosen.runs):
-            async with self._engine.begin() as connection:
-                await self._delete_runs(connection, batch, before)
 
-    async def _delete_executions(
-        self, connection: AsyncConnection, batch: Sequence[int], before: int
-    ) -> None:
+            async def both(
+                connection: AsyncConnection, batch: list[int] = batch, artifacts: list[int] = artifacts
+            ) -> tuple[int, int]:
+                return (
+                    await self._delete_executions(connection, batch, before),
+                    await self._delete_artifacts(connection, artifacts, before),
+                )
+
+            executions, some = await self._committed(both)
+            gone.executions += executions
+            gone.artifacts += some
+            gone.done += len(batch)
+            yield gone
+        for batch in _batches(chosen.runs):
+            gone.runs += await self._committed(partial(self._delete_runs, ids=batch, before=before))
+        yield gone
+
+    async def _committed(self, work: Callable[[AsyncConnection], Awaitable[Result]]) -> Result:
+        """Do the work in a transaction; again, where another one won."""
+        for left in reversed(range(_TRIES)):
+            try:
+                async with self._engine.begin() as connection:
+                    return await work(connection)
+            except DBAPIError as error:
+                if not left or not _lost_conflict(error):
+                    raise
+            await asyncio.sleep(random.uniform(0, _LONGEST_PAUSE))  # noqa: S311 (spreads load)
+        raise AssertionError("the last try raises or returns")
+
+    async def _delete_executions(self, connection: AsyncConnection, batch: Sequence[int], before: int) -> int:
         table = self._tables["Execution"]
         query = select(table.c.id).where(table.c.id.in_(batch), table.c.last_update_time_since_epoch < before)
         ids = (await connection.execute(_locked(query))).scalars().all()
@@ -141,10 +178,12 @@ class Records:
         for name in ("Event", "Association", "ExecutionProperty"):
             await self._delete(connection, name, "execution_id", ids)
         await self._delete(connection, "Execution", "id", ids)
+        return len(ids)
 
-    async def _delete_artifacts(self, connection: AsyncConnection, ids: Sequence[int], before: int) -> None:
+    async def _delete_artifacts(self, connection: AsyncConnection, ids: Sequence[int], before: int) -> int:
         table, events = self._tables["Artifact"], self._tables["Event"]
         used = select(events.c.id).where(events.c.artifact_id == table.c.id).exists()
+        count = 0
         for some in _batches(ids):
             query = select(table.c.id).where(
                 table.c.id.in_(some), table.c.last_update_time_since_epoch < before, ~used
@@ -153,8 +192,10 @@ class Records:
             for name in ("Attribution", "ArtifactProperty"):
                 await self._delete(connection, name, "artifact_id", free)
             await self._delete(connection, "Artifact", "id", free)
+            count += len(free)
+        return count
 
-    async def _delete_runs(self, connection: AsyncConnection, ids: Sequence[int], before: int) -> None:
+    async def _delete_runs(self, connection: AsyncConnection, ids: Sequence[int], before: int) -> int:
         table = self._tables["Context"]
         busy = [
             select(each.c[column]).where(each.c[column] == table.c.id).exists()
@@ -171,6 +212,7 @@ class Records:
         for name in ("ContextProperty", "ParentContext"):
             await self._delete(connection, name, "context_id", free)
         await self._delete(connection, "Context", "id", free)
+        return len(free)
 
     async def _delete(self, connection: AsyncConnection, name: str, column: str, ids: Sequence[int]) -> None:
         if ids:
@@ -200,7 +242,7 @@ async def open_records(url: str) -> AsyncIterator[Records]:
             hide_parameters=True, connect_args={"timeout": 30},
         )  # fmt: skip
         event.listen(engine.sync_engine, "connect", _no_implicit_begin)
-        event.listen(engine.sync_engine, "begin", _begin_immediate)
+        event.listen(engine.sync_engine, "begin", _begin)
     records = Records(engine)
     try:
         await records.check()
@@ -216,8 +258,16 @@ def _no_implicit_begin(connection: Any, _record: Any) -> None:
     connection.isolation_level = None
 
 
-def _begin_immediate(connection: Any) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+def _begin(connection: Any) -> None:
+    reading = connection.get_execution_options().get("reading")
+    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+
+
+def _lost_conflict(error: DBAPIError) -> bool:
+    """Whether another transaction won, so that this one was rolled back."""
+    cause = error.orig
+    state = getattr(cause, "sqlstate", None) or (cause.args[0] if cause is not None and cause.args else None)
+    return state in _CONFLICTS
 
 
 def _type(column: str) -> Any:

@@ -15,7 +15,7 @@ from cache_server.entries.databases import create_engine
 from cache_server.entries.schema import entries
 from memopod.cli.ending import fail
 from memopod.steps.staleness import parse_duration
-from metadata_store.prune import Plan, plan
+from metadata_store.prune import Deleted, Plan, plan
 from metadata_store.tables import CannotPrune, open_records
 
 app = typer.Typer(no_args_is_help=True, help="Look after the metadata store's database.")
@@ -72,13 +72,16 @@ def prune(
         fail("give the cache server's database with --cache-database, or say --without-cache", status=2)
     before = int((time.time() - seconds) * 1000)
     try:
-        chosen = asyncio.run(_prune(database, cache_database, before, yes=yes, quiet=as_json))
+        chosen, gone = asyncio.run(_prune(database, cache_database, before, yes=yes, quiet=as_json))
     except (CannotPrune, OSError, ValueError) as error:
         fail(str(error), status=2)
-    _show(chosen, deleted=yes, as_json=as_json)
+    _show(chosen, gone, as_json=as_json)
 
 
-async def _prune(url: str, cache_url: str | None, before: int, *, yes: bool, quiet: bool) -> Plan:
+async def _prune(
+    url: str, cache_url: str | None, before: int, *, yes: bool, quiet: bool
+) -> tuple[Plan, Deleted | None]:
+    gone = None
     ids, external_ids = await sources(cache_url) if cache_url is not None else (set(), set())
     async with open_records(url) as records:
         chosen = plan(await records.read(), before=before, ids=ids, external_ids=external_ids)
@@ -88,9 +91,9 @@ async def _prune(url: str, cache_url: str | None, before: int, *, yes: bool, qui
                 console=Console(stderr=True), disable=quiet,
             ) as progress:  # fmt: skip
                 bar = progress.add_task("", total=len(chosen.executions))
-                async for done in records.delete(chosen, before=before):
-                    progress.update(bar, completed=done)
-    return chosen
+                async for gone in records.delete(chosen, before=before):
+                    progress.update(bar, completed=gone.done)
+    return chosen, gone
 
 
 async def sources(url: str) -> tuple[set[int], set[str]]:
@@ -109,10 +112,13 @@ async def sources(url: str) -> tuple[set[int], set[str]]:
     return ids, external_ids
 
 
-def _show(chosen: Plan, *, deleted: bool, as_json: bool) -> None:
+def _show(chosen: Plan, gone: Deleted | None, *, as_json: bool) -> None:
+    deleted = gone is not None
     counts = {
         "executions": len(chosen.executions), "artifacts": len(chosen.artifacts), "runs": len(chosen.runs),
     }  # fmt: skip
+    if gone is not None:
+        counts = {"executions": gone.executions, "artifacts": gone.artifacts, "runs": gone.runs}
     if as_json:
         typer.echo(json.dumps({"deleted": deleted, **counts, "kept": chosen.kept}))
         return

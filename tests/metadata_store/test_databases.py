@@ -123,7 +123,7 @@ def test_what_is_no_text_is_refused_and_ends_no_worker(store, types):
         ("PutArtifacts", service.PutArtifactsRequest(artifacts=[mlmd.Artifact(type_id=types["data"])])),
         ("GetArtifactsByURI", service.GetArtifactsByURIRequest()),
     ):
-        uri = b"\x1a\x04bad\xff" if rpc == "PutArtifacts" else b"\x0a\x04bad\xff"
+        uri = b"\x1a\x04bad\xff" if rpc == "PutArtifacts" else b"\x12\x04bad\xff"
         data = request.SerializeToString()
         body = b"\x0a" + bytes([len(data) - 2 + len(uri)]) + data[2:] + uri if data else uri
         send = store.channel.unary_unary(
@@ -165,7 +165,7 @@ def test_what_the_database_has_no_room_for_is_refused_and_not_cut(store, types):
     large = mlmd.Context(type_id=types["run"], name="large")
     large.properties["size"].int_value = 2**31
     long = mlmd.Context(type_id=types["run"], name="x" * 256)
-    for context, told in ((large, "32 bits"), (long, "255 characters")):
+    for context, told in ((large, "32 bits"), (long, "at most 255")):
         call = store.call("PutContexts", service.PutContextsRequest(contexts=[context]))
         assert (call.code(), told in call.details()) == (INVALID, True)
     large.properties["size"].int_value = -(2**31)

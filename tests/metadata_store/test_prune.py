@@ -2,21 +2,26 @@
 
 import asyncio
 import json
+import threading
 import time
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
+import grpc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ml_metadata.metadata_store import MetadataStore
 from ml_metadata.proto import metadata_store_pb2 as mlmd
+from ml_metadata.proto import metadata_store_service_pb2 as service
 from typer.testing import CliRunner
 
 from cache_server.entries import open_entries
 from cache_server.entries.databases import create_engine
 from cache_server.entries.schema import entries
 from memopod.cli.store import app, sources
+from metadata_store import tables
 from metadata_store.connection import for_core, from_url
 from metadata_store.prune import INPUTS, RUNNING, ExecutionRow, Graph, plan
 from metadata_store.tables import open_records
@@ -71,6 +76,17 @@ def test_an_artifact_that_nothing_made_or_read_is_kept():
     assert plan(graph({1: 5}, artifacts={7: 5}), before=10).artifacts == {}
 
 
+def test_a_run_that_still_holds_something_is_kept():
+    runs = {"runs": {3: 5, 4: 5, 5: 5}, "members": [(3, 1), (4, 1), (5, 1)]}
+    held = graph({1: 5}, artifacts={7: 5, 8: 5}, events=[(7, 1, OUTPUT)], attributed=[(3, 7), (4, 8)],
+                 parents={5}, **runs)  # fmt: skip
+    assert plan(held, before=10).runs == [3]
+
+
+def test_an_old_run_without_executions_goes():
+    assert plan(graph({}, runs={3: 5, 4: 15}), before=10).runs == [3]
+
+
 NUMBERS = st.integers(1, 8)
 
 
@@ -95,7 +111,7 @@ def test_nothing_that_is_kept_misses_what_it_needs(executions, events, members, 
     for run, execution in whole.members:
         by_run[run].add(execution in gone)
     assert all(len(fates) == 1 for fates in by_run.values())
-    assert set(chosen.runs) == {run for run, fates in by_run.items() if fates == {True}}
+    assert set(chosen.runs) == {run for run in whole.runs if by_run[run] <= {True}}
     makers = defaultdict(set)
     for artifact, execution, kind in whole.events:
         if kind not in INPUTS:
@@ -159,7 +175,8 @@ def test_old_runs_are_deleted_on_each_database_and_what_is_left_is_whole(
     told = prune(url)
     assert (told["deleted"], told["executions"], told["artifacts"], told["runs"]) == (False, 2, 1, 1)
     assert len(client.get_executions()) == 6
-    assert prune(url, "--yes")["deleted"] is True
+    done = prune(url, "--yes")
+    assert done == told | {"deleted": True}
     assert {e.name for e in client.get_executions()} == {
         f"{run}-{n}" for run in ("needed", "young") for n in (1, 2)
     }
@@ -169,6 +186,90 @@ def test_old_runs_are_deleted_on_each_database_and_what_is_left_is_whole(
     assert len(events) == 5
     assert prune(url, "--yes")["executions"] == 0
     a_run(client, types, "gone")  # the names are free again
+
+
+def filled(url, runs):
+    client = MetadataStore(for_core(from_url(url)))
+    types = {
+        "run": client.put_context_type(mlmd.ContextType(name="KfpRun")),
+        "step": client.put_execution_type(mlmd.ExecutionType(name="step")),
+        "data": client.put_artifact_type(mlmd.ArtifactType(name="data")),
+    }
+    made = [a_run(client, types, f"old-{number}") for number in range(runs)]
+    age(url, before=int(time.time() * 1000) - 100 * 24 * 3600 * 1000)
+    return client, types, made
+
+
+@pytest.fixture(params=["sqlite", "mysql", "postgresql"])
+def a_url(request, tmp_path, database_on):
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/m.db"
+    server = request.getfixturevalue({"mysql": "mariadb"}.get(request.param, request.param))
+    return database_on(server, request.param).url
+
+
+def test_what_an_interrupted_run_left_goes_with_the_next(a_url, monkeypatch):
+    monkeypatch.setattr(tables, "_BATCH", 3)
+    client, _, _ = filled(a_url, 4)
+    before = int(time.time() * 1000) - 90 * 24 * 3600 * 1000
+
+    async def interrupted():
+        async with open_records(a_url) as records:
+            deleting = records.delete(plan(await records.read(), before=before), before=before)
+            async for _ in deleting:
+                break
+            await deleting.aclose()
+
+    asyncio.run(interrupted())
+    assert len(client.get_executions()) == 5
+    told = prune(a_url)
+    assert (told["executions"], told["artifacts"], told["runs"]) == (5, 3, 4)
+    assert prune(a_url, "--yes") == told | {"deleted": True}
+    assert (client.get_executions(), client.get_artifacts(), client.get_contexts()) == ([], [], [])
+
+
+def test_writers_beside_it_lose_nothing(a_url, monkeypatch, start_store):
+    monkeypatch.setattr(tables, "_BATCH", 3)
+    client, types, made = filled(a_url, 12)
+    del client
+    store = start_store("--workers=2", url=a_url)
+    begun, done, codes = threading.Event(), threading.Event(), {}
+
+    def write():
+        number = 0
+        while not done.is_set() or number < 10:
+            request = service.PutExecutionRequest(
+                execution=mlmd.Execution(type_id=types["step"], name=f"new-{number}")
+            )
+            artifact = made[number % len(made)]
+            request.artifact_event_pairs.add(
+                artifact=mlmd.Artifact(id=artifact.id, type_id=types["data"], uri=artifact.uri),
+                event=mlmd.Event(type=mlmd.Event.INPUT),
+            )
+            codes[f"new-{number}"] = store.call("PutExecution", request).code()
+            begun.set()
+            number += 1
+
+    with ThreadPoolExecutor(1) as threads:
+        writing = threads.submit(write)
+        try:
+            assert begun.wait(30)
+            prune(a_url, "--yes")
+        finally:
+            done.set()
+        writing.result()
+    gone = {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND}  # its artifact was deleted before
+    assert set(codes.values()) <= {grpc.StatusCode.OK, grpc.StatusCode.ABORTED, *gone}
+    kept = {execution.name for execution in store.client().get_executions()}
+    assert {name for name, code in codes.items() if code == grpc.StatusCode.OK} <= kept
+
+    async def left():
+        async with open_records(a_url) as records:
+            return await records.read()
+
+    whole = asyncio.run(left())
+    assert {execution for _, execution, _ in whole.events} <= whole.executions.keys()
+    assert {artifact for artifact, _, _ in whole.events} <= whole.artifacts.keys()
 
 
 def age(url, *, before):
