@@ -25,11 +25,22 @@ ROLE_BINDINGS = Resource(*_RBAC, "rolebindings", "RoleBinding")
 CLUSTER_ROLES = Resource(*_RBAC, "clusterroles", "ClusterRole", namespaced=False)
 CLUSTER_ROLE_BINDINGS = Resource(*_RBAC, "clusterrolebindings", "ClusterRoleBinding", namespaced=False)
 
+MONITORING = (
+    Resource("monitoring.coreos.com", "v1", "podmonitors", "PodMonitor"),
+    Resource("monitoring.coreos.com", "v1", "prometheusrules", "PrometheusRule"),
+)
+CERT_MANAGER = (
+    Resource("cert-manager.io", "v1", "certificates", "Certificate"),
+    Resource("cert-manager.io", "v1", "issuers", "Issuer"),
+)
+OTHERS = (*MONITORING, *CERT_MANAGER)
+"""Kinds in deploy/ that not every cluster knows."""
+
 IN_ORDER = (
     DEPLOYMENTS, STATEFUL_SETS, SERVICES, BUDGETS, POLICIES, CONFIG_MAPS, ROLE_BINDINGS, ROLES,
     SERVICE_ACCOUNTS, CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES,
 )  # fmt: skip
-"""Kinds in deploy/ but for the webhook, which goes first, claims, which hold data, and the namespace."""
+"""The others, but for the webhook, which goes first, claims, which hold data, and the namespace."""
 
 Object = Mapping[str, Any]
 

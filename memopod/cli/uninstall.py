@@ -13,7 +13,16 @@ from rich.table import Table
 from cache_server.finish import is_held
 from memopod.cli.cluster_options import KubeconfigOption
 from memopod.cli.ending import fail
-from memopod.cli.installed import CLAIMS, IN_ORDER, PART_OF, webhooks_of
+from memopod.cli.installed import (
+    CLAIMS,
+    CLUSTER_ROLE_BINDINGS,
+    CLUSTER_ROLES,
+    IN_ORDER,
+    OTHERS,
+    PART_OF,
+    ROLE_BINDINGS,
+    webhooks_of,
+)
 from memopod.cli.release import let_go_all
 from memopod.kube import (
     LEASES,
@@ -110,10 +119,12 @@ async def _held(client: Client) -> list[dict[str, Any]]:
 
 
 async def _rest(client: Client, namespace: str, *, data: bool) -> AsyncIterator[Found]:
-    for resource in IN_ORDER:
-        place = namespace if resource.namespaced else None
-        listed = await client.list(resource, namespace=place, label_selector=PART_OF)
-        for item in listed["items"]:
+    shared = await _is_elsewhere_too(client, namespace)
+    # An alert that nobody answers would fire for ever; a Certificate would be made again.
+    for resource in (*OTHERS, *IN_ORDER):
+        if resource == CLUSTER_ROLES and shared:
+            continue
+        for item in await _ours(client, resource, namespace if resource.namespaced else None):
             if resource.namespaced or _is_of(item, namespace):
                 yield resource, item["metadata"]["name"]
     for lease in (await client.list(LEASES, namespace=namespace))["items"]:
@@ -128,6 +139,21 @@ async def _rest(client: Client, namespace: str, *, data: bool) -> AsyncIterator[
     for place in (await client.list(NAMESPACES, label_selector=PART_OF))["items"]:
         if place["metadata"]["name"] == namespace:
             yield NAMESPACES, namespace
+
+
+async def _ours(client: Client, resource: Resource, place: str | None = None) -> list[dict[str, Any]]:
+    try:
+        return list((await client.list(resource, namespace=place, label_selector=PART_OF))["items"])
+    except NotFound:
+        return []  # the cluster does not know the kind
+
+
+async def _is_elsewhere_too(client: Client, namespace: str) -> bool:
+    """Whether an installation in another namespace is bound to the ClusterRoles, which all have in common:
+    without them it could let no Pod go.
+    """
+    bindings = [item for kind in (CLUSTER_ROLE_BINDINGS, ROLE_BINDINGS) for item in await _ours(client, kind)]
+    return any(not _is_of(binding, namespace) for binding in bindings)
 
 
 def _is_of(item: dict[str, Any], namespace: str) -> bool:

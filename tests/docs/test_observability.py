@@ -19,6 +19,7 @@ OTHERS = {"up", "apiserver_admission_webhook_fail_open_count"}
 HEALTHY = {
     **{f'up{{job="{job}", pod="a"}}': "1x120" for job in ("cache-server", "janitor", "metadata-writer")},
     'up{job="metadata-store", pod="a"}': "1x120",
+    'up{job="metadata-envoy", endpoint="status", pod="a"}': "1x120",
     'memopod_decisions_total{decision="reuse", reason="hit"}': "0+50x120",
     'memopod_decisions_total{decision="run", reason="miss"}': "0+50x120",
     'memopod_decisions_total{decision="run", reason="outputs-gone"}': "0+1x120",
@@ -175,6 +176,33 @@ def test_each_alert_fires_for_its_fault_and_none_in_a_healthy_cluster(promtool, 
         for cluster, faults in ((HEALTHY, BROKEN), (PLACEHOLDER, BROKEN_PLACEHOLDER))
         for name, changes in [("", {}), *faults.items()]
     ]
+    path = tmp_path / "tests.yaml"
+    path.write_text(
+        yaml.safe_dump({"rule_files": [str(rules_file)], "evaluation_interval": "1m", "tests": cases})
+    )
+    check(promtool, "test", "rules", path)
+
+
+def test_each_component_that_is_down_or_gone_is_told_by_its_name(promtool, rules_file, tmp_path):
+    cases = [
+        {
+            "interval": "1m",
+            "input_series": [{"series": k, "values": v} for k, v in {**HEALTHY, down: values}.items()],
+            "promql_expr_test": [
+                {
+                    "expr": 'count by (job) (ALERTS{alertstate="firing", alertname="MemopodComponentDown"})',
+                    "eval_time": "70m",
+                    "exp_samples": [
+                        {"value": 1, "labels": f'{{job="{re.findall(r"job=.([^, ]+).,", down)[0]}"}}'}
+                    ],
+                }
+            ],
+        }
+        for down in HEALTHY
+        if down.startswith("up{")
+        for values in ("0x120", "_x120")
+    ]
+    assert len(cases) == 10
     path = tmp_path / "tests.yaml"
     path.write_text(
         yaml.safe_dump({"rule_files": [str(rules_file)], "evaluation_interval": "1m", "tests": cases})
