@@ -1,8 +1,10 @@
 """Whose a node is: what callers of two namespaces get of one real store."""
 
 import pytest
+from ml_metadata.proto import metadata_store_pb2 as mlmd
 from ml_metadata.proto import metadata_store_service_pb2 as service
 
+from metadata_guard import ownership
 from tests.metadata_guard.conftest import namespaces
 from tests.metadata_guard.filling import TEAMS, uri
 
@@ -84,3 +86,14 @@ async def test_a_reused_artifact_is_read_with_its_steps(ask, ids):
 
 async def test_types_are_everybodys(ask, whole):
     assert await ask("team-a", "GetArtifactTypes") == await whole("GetArtifactTypes")
+
+
+def test_of_two_namespaces_a_node_is_of_the_one_that_its_writer_gave_as_a_custom_property():
+    for node in (mlmd.Context(), mlmd.Execution()):
+        node.properties["namespace"].string_value = "of-the-type"
+        node.custom_properties["namespace"].string_value = "of-the-writer"
+
+        assert ownership.own(node) == {"of-the-writer"}
+
+        del node.custom_properties["namespace"]
+        assert ownership.own(node) == {"of-the-type"}
