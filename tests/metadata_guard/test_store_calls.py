@@ -115,3 +115,17 @@ async def test_every_replica_of_the_store_that_serves_is_asked():
             while not await spared():
                 pass
         assert len(second) == 4
+
+
+async def test_what_the_guard_does_not_know_of_a_request_never_reaches_the_store():
+    seen = []
+
+    async def contexts(request, context):
+        seen.append(request)
+        return b""
+
+    known = service.GetContextsByIDRequest(context_ids=[7]).SerializeToString()
+    unknown = b"\xa2\x06\x03all"  # field 100, a text
+    async with stores({"GetContextsByID": contexts}) as (channel, _):
+        await Guard(Known(), Store(channel)).call("GetContextsByID", known + unknown, "Bearer team-a", 20)
+    assert seen == [known]
