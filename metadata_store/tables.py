@@ -117,8 +117,8 @@ class Records:
     async def delete(self, chosen: Plan, *, before: int) -> AsyncIterator[Deleted]:
         """Delete what was chosen, each batch in a transaction; yields what is gone so far, after each.
 
-        A batch leaves out what was changed or used since the plan was made. Interrupted, what is left is
-        whole, and the next plan goes on.
+        A batch leaves out what was changed since the plan was made, and what an execution from after it uses
+        (see `_newly_needed`). Interrupted, what is left is whole, and the next plan goes on.
         """
         left = {artifact: set(by) for artifact, by in chosen.artifacts.items()}
         of: dict[int, list[int]] = {}
@@ -165,7 +165,10 @@ class Records:
 
     async def _delete_executions(self, connection: AsyncConnection, batch: Sequence[int], before: int) -> int:
         table = self._tables["Execution"]
-        query = select(table.c.id).where(table.c.id.in_(batch), table.c.last_update_time_since_epoch < before)
+        query = select(table.c.id).where(
+            table.c.id.in_(batch), table.c.last_update_time_since_epoch < before,
+            *(~each for each in self._newly_needed(before)),
+        )  # fmt: skip
         ids = (await connection.execute(_locked(query))).scalars().all()
         events = self._tables["Event"]
         numbers = (
@@ -179,6 +182,44 @@ class Records:
             await self._delete(connection, name, "execution_id", ids)
         await self._delete(connection, "Execution", "id", ids)
         return len(ids)
+
+    def _newly_needed(self, before: int) -> Iterator[Any]:
+        """Conditions of an execution that a younger one shares an artifact or a run with, or is named by one.
+
+        The plan keeps all of which one of these is true, so where one is, it became true after it.
+        """
+        one, other = self._tables["Execution"], self._tables["Execution"].alias()
+        young = other.c.last_update_time_since_epoch >= before
+        event, theirs = self._tables["Event"], self._tables["Event"].alias()
+        same_artifact = theirs.c.artifact_id == event.c.artifact_id
+        yield (
+            select(event.c.id)
+            .join(theirs, same_artifact)
+            .join(other, other.c.id == theirs.c.execution_id)
+            .where(event.c.execution_id == one.c.id, young)
+            .correlate(one)
+            .exists()
+        )
+        member, beside = self._tables["Association"], self._tables["Association"].alias()
+        context, kind = self._tables["Context"], self._tables["Type"]
+        yield (
+            select(member.c.context_id)
+            .join(context, context.c.id == member.c.context_id)
+            .join(kind, kind.c.id == context.c.type_id)
+            .join(beside, beside.c.context_id == member.c.context_id)
+            .join(other, other.c.id == beside.c.execution_id)
+            .where(member.c.execution_id == one.c.id, kind.c.name.in_(RUN_TYPES), young)
+            .correlate(one)
+            .exists()
+        )
+        named = self._tables["ExecutionProperty"]
+        yield (
+            select(named.c.execution_id)
+            .join(other, other.c.id == named.c.execution_id)
+            .where(named.c.int_value == one.c.id, named.c.name.in_(REFERENCES), young)
+            .correlate(one)
+            .exists()
+        )
 
     async def _delete_artifacts(self, connection: AsyncConnection, ids: Sequence[int], before: int) -> int:
         table, events = self._tables["Artifact"], self._tables["Event"]

@@ -228,6 +228,44 @@ def test_what_an_interrupted_run_left_goes_with_the_next(a_url, monkeypatch):
     assert (client.get_executions(), client.get_artifacts(), client.get_contexts()) == ([], [], [])
 
 
+def shares_the_artifact(client, types, made):
+    pairs = [(made, mlmd.Event(type=mlmd.Event.INPUT))]
+    client.put_execution(mlmd.Execution(type_id=types["step"], name="new"), pairs, [])
+
+
+def joins_the_run(client, types, _):
+    (context,) = [each for each in client.get_contexts() if each.name == "old-0"]
+    step = mlmd.Execution(type_id=types["step"], name="new")
+    client.put_execution(step, [], [context], reuse_context_if_already_exist=True)
+
+
+def names_the_maker(client, types, made):
+    (event,) = [
+        each for each in client.get_events_by_artifact_ids([made.id]) if each.type == mlmd.Event.OUTPUT
+    ]
+    step = mlmd.Execution(type_id=types["step"], name="new")
+    step.custom_properties["cached_execution_id"].int_value = event.execution_id
+    client.put_execution(step, [], [])
+
+
+@pytest.mark.parametrize("use", [shares_the_artifact, joins_the_run, names_the_maker])
+def test_what_is_used_again_after_the_plan_is_kept(a_url, use):
+    client, types, made = filled(a_url, 2)
+    before = int(time.time() * 1000) - 90 * 24 * 3600 * 1000
+
+    async def pruned():
+        async with open_records(a_url) as records:
+            chosen = plan(await records.read(), before=before)
+            use(client, types, made[0])
+            async for _ in records.delete(chosen, before=before):
+                pass
+
+    asyncio.run(pruned())
+    kept = {execution.name for execution in client.get_executions()}
+    assert {"new", "old-0-1"} <= kept
+    assert not {"old-1-1", "old-1-2"} & kept
+
+
 def test_writers_beside_it_lose_nothing(a_url, monkeypatch, start_store):
     monkeypatch.setattr(tables, "_BATCH", 3)
     client, types, made = filled(a_url, 12)
