@@ -96,14 +96,7 @@ async def _uninstall(
         if hooks and yes:
             console.print(f"webhook removed; waiting {_FOLLOWS:g} s until no API server calls it any more")
             await asyncio.sleep(_FOLLOWS)
-        held = await _held(client)
-        for round_ in range(_ROUNDS if yes else 0):
-            if not held:
-                break
-            console.print(f"letting {len(held)} held Pods go" + (", once more" if round_ else ""))
-            await let_go_all(client, held, console=console)
-            held = await _held(client)
-        stuck = [f"{pod['metadata']['namespace']}/{pod['metadata']['name']}" for pod in held]
+        stuck = await (_let_go if yes else _held)(client, console)
         if stuck and yes:
             # The janitor and the servers stay: they are what can still let these go.
             return done, stuck
@@ -111,11 +104,24 @@ async def _uninstall(
             done.append(_line(resource, namespace, name))
             if yes:
                 await _delete(client, resource, name, namespace)
-        return done, stuck
+        # An API server that took longer to hear of the webhook's end may have had a Pod held meanwhile.
+        return done, await (_let_go if yes else _held)(client, console)
 
 
-async def _held(client: Client) -> list[dict[str, Any]]:
-    return [pod for pod in (await client.list(PODS))["items"] if is_held(pod)]
+async def _let_go(client: Client, console: Console) -> list[str]:
+    """Let all held Pods go; those that are held all the same."""
+    for round_ in range(_ROUNDS):
+        held = [pod for pod in (await client.list(PODS))["items"] if is_held(pod)]
+        if not held:
+            break
+        console.print(f"letting {len(held)} held Pods go" + (", once more" if round_ else ""))
+        await let_go_all(client, held, console=console)
+    return await _held(client, console)
+
+
+async def _held(client: Client, _console: Console) -> list[str]:
+    pods = (await client.list(PODS))["items"]
+    return [f"{pod['metadata']['namespace']}/{pod['metadata']['name']}" for pod in pods if is_held(pod)]
 
 
 async def _rest(client: Client, namespace: str, *, data: bool) -> AsyncIterator[Found]:
@@ -196,9 +202,9 @@ def _show(done: list[dict[str, str]], stuck: list[str], *, removed: bool, data: 
         console.print(f"{len(stuck)} held Pods would be let go; nothing was changed, --yes does it")
         return
     if stuck:
-        typer.echo(
-            f"error: {len(stuck)} Pods are still held, so memopod's servers stay: {stuck[:5]}", err=True
-        )
+        only_webhooks = all(line["kind"] == MUTATING_WEBHOOKS.kind for line in done)
+        stay = ", so memopod's servers stay" if only_webhooks else ""
+        typer.echo(f"error: {len(stuck)} Pods are still held{stay}: {stuck[:5]}", err=True)
         typer.echo("next: memopod cache release, then memopod uninstall --yes again", err=True)
         return
     kept = "databases elsewhere" if data else "databases, volumes and Secrets of yours"
