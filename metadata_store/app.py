@@ -1,8 +1,6 @@
 """The metadata store's process: flags, workers, the gRPC server, and its end in order."""
 
 import asyncio
-import faulthandler
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -20,10 +18,9 @@ from metadata_store.connection import (
     server_config,
     write_ahead,
 )
-from metadata_store.core import CannotOpenStore
 from metadata_store.health import GrpcHealth
 from metadata_store.login import reason
-from metadata_store.near import Near
+from metadata_store.near import MysqlNear, Near, SqliteNear
 from metadata_store.pool import Pool
 from metadata_store.probe import Probe
 from metadata_store.process import CannotOpen, Opening, WorkerProcess
@@ -40,8 +37,6 @@ _WORKERS = 4
 
 def main(argv: list[str] | None = None) -> int:
     """Run the metadata store until SIGTERM or SIGINT; returns the exit status."""
-    # Told on a descriptor of its own, since 2 leads nowhere while the core works here (see `Near`).
-    faulthandler.enable(os.dup(2))
     return start(
         Settings, argv, _prepare,
         prog="memopod metadata-store", component="metadata-store", prefix="MEMOPOD_METADATA_STORE",
@@ -65,9 +60,7 @@ async def serve(
     if not await _make_schema(settings, config, patient=path is None):
         return
     await keep_names_unique(config.connection_config)
-    # Only beside a write-ahead log does a read never wait for a write.
-    near = path is not None and write_ahead(path)
-    async with _pool(settings, config, one_writer=path is not None, near=near) as pool:
+    async with _pool(settings, config, path) as pool:
         health, probe = GrpcHealth(), Probe(pool, path)
         grpc_server = server(
             pool, probe, health, arguments=settings.grpc_channel_arguments, access_log=settings.access_log
@@ -115,15 +108,15 @@ async def _make_schema(
 
 @asynccontextmanager
 async def _pool(
-    settings: Settings, config: metadata_store_pb2.MetadataStoreServerConfig, *, one_writer: bool, near: bool
+    settings: Settings, config: metadata_store_pb2.MetadataStoreServerConfig, path: str | None
 ) -> AsyncIterator[Pool]:
-    opening = Opening(for_core(opened_again(config.connection_config)).SerializeToString(), b"")
-    nearby = _nearby(opening) if near else None
+    connection = config.connection_config
+    near = _near(connection, path)
     pool = Pool(
-        opening,
-        near=nearby,
+        Opening(for_core(opened_again(connection)).SerializeToString(), b""),
+        near=near,
         workers=settings.workers or _WORKERS,
-        one_writer=one_writer,
+        one_writer=path is not None,
         depth=settings.queue_depth,
         longest_call=settings.longest_call,
     )
@@ -135,16 +128,23 @@ async def _pool(
         yield pool
     finally:
         await pool.close()
-        if nearby is not None:
-            nearby.close()  # whoever closes the file last brings the write-ahead log home
+        if near is not None:
+            near.close()  # whoever closes SQLite's file last brings the write-ahead log home
 
 
-def _nearby(opening: Opening) -> Near | None:
-    try:
-        return Near(opening)
-    except CannotOpenStore as error:  # the workers try for longer, and say it if they cannot either
-        structlog.get_logger().warning("light reads are left to the workers", error=str(error))
-        return None
+def _near(connection: metadata_store_pb2.ConnectionConfig, path: str | None) -> Near | None:
+    """What answers light reads in this process; None where only the workers do."""
+    if path is not None:
+        if not write_ahead(path):  # only beside such a log does a read never wait for a write
+            return None
+        try:
+            return SqliteNear(path)
+        except OSError as error:  # the workers say it if they cannot open it either
+            structlog.get_logger().warning("light reads are left to the workers", reason=str(error))
+            return None
+    if connection.WhichOneof("config") == "mysql" and not connection.mysql.HasField("ssl_options"):
+        return MysqlNear(connection.mysql)
+    return None
 
 
 @asynccontextmanager

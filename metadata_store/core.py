@@ -12,7 +12,7 @@ from pathlib import Path
 from ml_metadata.metadata_store.pywrap.metadata_store_extension import metadata_store as binding
 from ml_metadata.proto import metadata_store_pb2
 
-from metadata_store.failures import ABORTED, INTERNAL, INVALID_ARGUMENT, UNAVAILABLE, Failure, failure
+from metadata_store.failures import ABORTED, INVALID_ARGUMENT, UNAVAILABLE, Failure, failure
 from metadata_store.frames import Answer
 from metadata_store.guard import Refused, guard_for
 from metadata_store.repeat import outcome_unknown
@@ -53,26 +53,6 @@ class Core:
         if answer.code == 0:
             return Answer(0, b"", self._guard.response(rpc, answer.response))
         return Answer(answer.code, self._guard.error(answer.error), b"")
-
-    def close(self) -> None:
-        """Close the database's connection; the next `call` opens it again."""
-        self._store = None
-
-    def once(self, rpc: str, request: bytes) -> Answer | None:
-        """The answer to one read, if it needs neither a second try nor a connection; else None."""
-        if self._store is None:
-            return None
-        try:
-            guarded = self._guard.request(rpc, request)
-        except Refused as error:
-            return Answer(INVALID_ARGUMENT, str(error).encode(), b"")
-        response, text, code = self._methods[rpc](self._store, guarded)
-        if code == 0:
-            return Answer(0, b"", self._guard.response(rpc, response))
-        answer = Answer(code, text, response)
-        if code in {ABORTED, INTERNAL} or failure(answer) is not Failure.NONE:
-            return None
-        return answer._replace(error=self._guard.error(text))
 
     def _tried(self, rpc: str, request: bytes) -> Answer:
         for left in reversed(range(_TRIES)):

@@ -317,7 +317,7 @@ class Pool:
         Raises Overloaded if the queue is full, NoWorker if no worker can open the database, and
         TimeoutError at the deadline (without one: at the longest time that any call may take).
         """
-        if self._near is not None and (answer := self._near.answer(rpc, request)) is not None:
+        if self._near is not None and (answer := await self._near.answer(rpc, request)) is not None:
             return answer
         lane = self._writes if writes(rpc) else self._reads
         limit = self._longest_call if seconds is None else min(seconds, self._longest_call)

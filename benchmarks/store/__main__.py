@@ -3,6 +3,7 @@
 import argparse
 import os
 import platform
+import statistics
 import sys
 import tempfile
 import time
@@ -15,15 +16,15 @@ from rich.table import Table
 from benchmarks.store import calls, load, servers
 
 CLIENTS = (1, 8, 32)
-SMALL = ("GetContextByTypeAndName", "PutExecution")
 LARGE = ("GetExecutionsByContext", "PutLineageSubgraph", "GetLineageSubgraph")
-console = Console(width=130)
+ROUNDS = 7
+console = Console(width=200)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--database", choices=["sqlite", "mysql", "both"], default="both")
-    parser.add_argument("--scale", type=float, default=1.0, help="how long to measure, times 1.5 s")
+    parser.add_argument("--scale", type=float, default=1.0, help="how long to measure, times 1.5 s a figure")
     parser.add_argument("--only", nargs="*", help="RPCs, or `isolation`")
     options = parser.parse_args()
     console.print(
@@ -42,8 +43,12 @@ def compare(kind, url_of, options):
     url = url_of("bench")
     core = calls.open_core(url, first=True)
     asked = calls.asked(calls.fill(core))
-    chosen = {rpc: call for rpc, call in asked.items() if not options.only or rpc in options.only}
-    table = Table(title=f"{kind}: calls a second (p50 / p99 in ms)", title_justify="left")
+    chosen = {name: call for name, call in asked.items() if not options.only or call.rpc in options.only}
+    table = Table(
+        title=f"{kind}: calls a second (p50 / p99 in ms), medians of {ROUNDS} rounds; "
+        "ratios within a round (least - greatest)",
+        title_justify="left",
+    )
     for column in (
         "RPC",
         "clients",
@@ -53,31 +58,35 @@ def compare(kind, url_of, options):
         "core",
         "store / core",
         "re-opened",
+        "store / re-opened",
     ):
         table.add_column(column, justify="left" if column == "RPC" else "right")
-    for rpc, call in chosen.items():
-        row(table, rpc, call, core, url, options.scale)
+    for name, call in chosen.items():
+        row(table, name, call, core, url, options.scale)
     console.print(table)
     workers(kind, url, {rpc: chosen[rpc] for rpc in LARGE if rpc in chosen}, core, options.scale)
     if not options.only or "isolation" in options.only:
         isolation(url, asked["GetContextByTypeAndName"], options.scale)
 
 
-def row(table, rpc, call, core, url, scale):
-    seconds = call.seconds * scale
-    alone = in_process(core, call, seconds)
-    again = reopened(url, call, seconds) if rpc in SMALL else None
-    constant = core.call(rpc, call.request()).response
-    with servers.store(url) as (port, _):
-        ours = {n: load.ask(port, rpc, call.request, clients=n, seconds=seconds) for n in CLIENTS}
-    with servers.bare(constant) as port:
-        floor = {n: load.ask(port, rpc, call.request, clients=n, seconds=seconds) for n in CLIENTS}
-    for n in CLIENTS:
-        table.add_row(
-            rpc if n == 1 else "", str(n), shown(ours[n]), shown(floor[n]),
-            f"{ours[n].rate / floor[n].rate:.2f}", shown(alone) if n == 1 else "",
-            f"{ours[n].rate / alone.rate:.2f}", shown(again) if again and n == 1 else "",
-        )  # fmt: skip
+def row(table, name, call, core, url, scale):
+    seconds = call.seconds * scale / ROUNDS
+    constant = core.call(call.rpc, call.request()).response
+    alone = {"core": lambda: in_process(core, call, seconds)}
+    if call.rpc not in LARGE:
+        alone["re-opened"] = lambda: reopened(url, call, seconds)
+    with servers.store(url) as (port, _), servers.bare(constant) as bare:
+        ports = {"store": port, "bare": bare}
+        for n in CLIENTS:
+            turns = load.in_turns(
+                ports, call.rpc, call.request, clients=n, seconds=seconds, rounds=ROUNDS, alone=alone
+            )
+            cells = [shown(turns["store"])]
+            for other in ("bare", "core", "re-opened"):
+                cells += (
+                    [shown(turns[other]), ratio(turns["store"], turns[other])] if other in turns else ["", ""]
+                )
+            table.add_row(name if n == CLIENTS[0] else "", str(n), *cells)
 
 
 def workers(kind, url, chosen, core, scale):
@@ -137,8 +146,16 @@ def timed(once, seconds):
     return load.Measured.of(times, time.perf_counter() - start)
 
 
-def shown(measured):
-    return f"{measured.rate:,.0f} ({measured.p50:.2f} / {measured.p99:.2f})"
+def shown(rounds):
+    middle = [
+        statistics.median(values) for values in zip(*((m.rate, m.p50, m.p99) for m in rounds), strict=True)
+    ]
+    return "{:,.0f} ({:.2f} / {:.2f})".format(*middle)
+
+
+def ratio(ours, theirs):
+    each = sorted(a.rate / b.rate for a, b in zip(ours, theirs, strict=True))
+    return f"{statistics.median(each):.2f} ({each[0]:.2f} - {each[-1]:.2f})"
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ class Asked:
 
     rpc: str
     request: Callable[[], bytes]
+    name: str = ""
     seconds: float = 1.5
 
 
@@ -60,20 +61,25 @@ def put(core: Core, rpc: str, **fields: Any) -> Any:
 
 
 def asked(ids: dict[str, int]) -> dict[str, Asked]:
-    """The calls, by RPC."""
+    """The calls, by RPC, or by name where there are two of one."""
     by_name = service.GetContextByTypeAndNameRequest(type_name="other", context_name="c7")
+    others = itertools.cycle(
+        service.GetContextByTypeAndNameRequest(type_name="other", context_name=f"c{n}").SerializeToString()
+        for n in range(CONTEXTS)
+    )
     by_context = service.GetExecutionsByContextRequest(context_id=ids["context"])
     options = mlmd.LineageSubgraphQueryOptions(max_num_hops=2)
     options.starting_executions.filter_query = "id < 20"
     subgraph = service.GetLineageSubgraphRequest(lineage_subgraph_query_options=options)
     calls = (
         Asked("GetContextByTypeAndName", constant(by_name)),
+        Asked("GetContextByTypeAndName", lambda: next(others), "GetContextByTypeAndName, 20,000 names"),
         Asked("PutExecution", lambda: one_step(ids)),
         Asked("GetExecutionsByContext", constant(by_context)),
-        Asked("PutLineageSubgraph", lambda: lineage(ids, "written"), 3.0),
+        Asked("PutLineageSubgraph", lambda: lineage(ids, "written"), seconds=3.0),
         Asked("GetLineageSubgraph", constant(subgraph)),
     )
-    return {call.rpc: call for call in calls}
+    return {call.name or call.rpc: call for call in calls}
 
 
 def constant(message: Any) -> Callable[[], bytes]:

@@ -1,21 +1,22 @@
-"""Light reads of SQLite, which the server answers itself."""
+"""Light reads, which the server answers itself."""
 
+import asyncio
 import os
 import signal
 import sqlite3
+import subprocess
+import sys
 import time
-from pathlib import Path
 
 import pytest
 from ml_metadata.proto import metadata_store_pb2 as mlmd
 from ml_metadata.proto import metadata_store_service_pb2 as service
 
-from metadata_store.connection import for_core, from_url, opened_again, prepare_sqlite, write_ahead
-from metadata_store.core import CannotOpenStore
+from metadata_store.connection import for_core, from_url, prepare_sqlite, write_ahead
+from metadata_store.core import Core
 from metadata_store.frames import Answer
-from metadata_store.near import LIGHT, Near
-from metadata_store.process import Opening
-from metadata_store.rpcs import LISTS, writes
+from metadata_store.light import LIGHT
+from metadata_store.near import MysqlNear, SqliteNear
 
 
 def light_reads(client):
@@ -32,44 +33,81 @@ def light_reads(client):
         yield f"Get{kind.title()}ByTypeAndName", {"type_name": "near", f"{kind}_name": "one"}
 
 
-def test_light_reads_are_answered_while_no_worker_works(start_store):
-    store = start_store()
+@pytest.mark.parametrize("kind", ["sqlite", "mysql"])
+def test_light_reads_are_answered_while_no_worker_works(start_store, request, database_on, kind):
+    url = None if kind == "sqlite" else database_on(request.getfixturevalue("mariadb"), kind).url
+    store = start_store(url=url)
     reads = dict(light_reads(store.client()))
-    assert set(reads) == LIGHT
+    assert set(reads) == set(LIGHT)
     workers = store.workers()
     for pid in workers:
         os.kill(pid, signal.SIGSTOP)
     try:
         for rpc, fields in reads.items():
-            answer = store.call(rpc, getattr(service, f"{rpc}Request")(**fields), timeout=20).result()
-            assert answer.ByteSize() > 0, rpc
-        with pytest.raises(Exception, match="NOT_FOUND"):
-            store.call("GetContextType", service.GetContextTypeRequest(type_name="no"), timeout=20).result()
+            for _ in range(2):
+                answer = store.call(rpc, getattr(service, f"{rpc}Request")(**fields), timeout=20).result()
+                assert answer.ByteSize() > 0, rpc
     finally:
         for pid in workers:
             os.kill(pid, signal.SIGCONT)
-    # What gRPC prints, the server's own logs, and those of its workers are told still.
-    assert Path(f"/proc/{store.process.pid}/fd/2").readlink() == store.log
-    os.kill(workers[0], signal.SIGKILL)
-    deadline = time.monotonic() + 30
-    while '"worker replaced"' not in store.log.read_text():
-        assert time.monotonic() < deadline
-        store.call("GetContextTypes", service.GetContextTypesRequest()).result()
-
-
-def test_only_reads_of_a_single_row_are_light():
-    assert not any(writes(rpc) or rpc in LISTS for rpc in LIGHT)
-
-
-def opening(config):
-    return Opening(for_core(config).SerializeToString(), b"")
+    with pytest.raises(Exception, match="NOT_FOUND"):
+        store.call("GetContextType", service.GetContextTypeRequest(type_name="no"), timeout=20).result()
 
 
 @pytest.fixture
-def near(tmp_path):
+def path(tmp_path):
+    """A file as the store's workers leave it, with a type and a context."""
     config = from_url(f"sqlite:///{tmp_path}/near.db")
     prepare_sqlite(config)
-    near = Near(opening(config))
+    core = Core(for_core(config).SerializeToString(), b"")
+    for rpc, fields in (
+        ("PutContextType", {"context_type": mlmd.ContextType(name="x")}),
+        ("PutContexts", {"contexts": [mlmd.Context(type_id=10, name="one", external_id="0")]}),
+    ):
+        answer = core.call(rpc, getattr(service, f"{rpc}Request")(**fields).SerializeToString())
+        assert answer.code == 0, answer.error
+    return tmp_path / "near.db"
+
+
+class Other:
+    """Another program with the file open; it does what it is told, a line of Python at a time."""
+
+    def __init__(self, path):
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", OTHER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def __call__(self, line):
+        print(line, file=self.process.stdin, flush=True)
+        assert self.process.stdout.readline() == "done\n", line
+
+    def end(self):
+        with self.process:
+            self.process.kill()
+
+
+OTHER = """
+import fcntl, sqlite3, sys
+path = sys.argv[1]
+file = sqlite3.connect(path, isolation_level=None)
+file.execute("SELECT * FROM Type").fetchall()
+index = open(path + "-shm", "r+b")
+for line in sys.stdin:
+    exec(line)
+    print("done", flush=True)
+"""
+
+
+@pytest.fixture
+def other(path, near):
+    other = Other(path)
+    yield other
+    other.end()
+
+
+@pytest.fixture
+def near(path):
+    near = SqliteNear(str(path))
     yield near
     near.close()
 
@@ -77,16 +115,59 @@ def near(tmp_path):
 REQUEST = service.GetContextTypeRequest(type_name="x").SerializeToString()
 
 
-def test_other_calls_are_left_to_the_workers(near):
-    assert near.answer("GetContextType", REQUEST).code == 5
+async def test_other_calls_are_left_to_the_workers(near):
+    assert (await near.answer("GetContextType", REQUEST)).code == 0
     for rpc in ("GetContexts", "PutContextType", "GetContextsByID", "GetLineageSubgraph"):
-        assert near.answer(rpc, b"") is None
+        assert await near.answer(rpc, b"") is None
 
 
-def test_a_long_request_is_left_to_the_workers(near):
-    for size, near_by in ((4000, True), (5000, False)):
-        request = service.GetContextTypeRequest(type_name="'" * size).SerializeToString()
-        assert (near.answer("GetContextType", request) is not None) is near_by
+CONTEXT = service.GetContextByTypeAndNameRequest(type_name="x", context_name="one").SerializeToString()
+
+
+async def external_id(near):
+    answer = await near.answer("GetContextByTypeAndName", CONTEXT)
+    return service.GetContextByTypeAndNameResponse.FromString(answer.response).context.external_id
+
+
+async def test_what_is_known_is_known_until_the_next_commit_of_whomever(near, other, monkeypatch):
+    for number in range(50):
+        other(f"file.execute('UPDATE Context SET external_id = {number}')")
+        assert await external_id(near) == str(number)
+        assert await external_id(near) == str(number)
+        if number % 10 == 5:
+            other("file.execute('PRAGMA wal_checkpoint(TRUNCATE)')")
+            assert await external_id(near) == str(number)
+    monkeypatch.setattr("metadata_store.near.parameters", None)  # nothing is read now
+    assert await external_id(near) == "49"
+
+
+async def test_a_change_that_is_not_committed_is_neither_waited_for_nor_seen(near, other):
+    other("file.execute('BEGIN IMMEDIATE')")
+    other("file.execute('UPDATE Context SET external_id = 7')")
+    assert await external_id(near) == "0"
+    other("file.execute('COMMIT')")
+    assert await external_id(near) == "7"
+
+
+async def test_what_is_known_is_bounded(near, monkeypatch):
+    monkeypatch.setattr("metadata_store.near._KEPT", 3)
+    for number in range(10):
+        request = service.GetContextByTypeAndNameRequest(type_name="x", context_name=f"n{number}")
+        assert await near.answer("GetContextByTypeAndName", request.SerializeToString()) == Answer(
+            0, b"", b""
+        )
+    assert len(near._known) == 3
+
+
+@pytest.mark.parametrize("locks", [1, 3], ids=["a writer that hangs", "one that rebuilds it"])
+async def test_an_index_that_another_program_keeps_locked_and_torn_stops_nobody(near, other, locks):
+    """The bytes are those of SQLite's locks: https://sqlite.org/walformat.html, 2.3."""
+    assert await external_id(near) == "0"
+    other(f"fcntl.lockf(index, fcntl.LOCK_EX, {locks}, 120)")
+    other("index.seek(8); index.write(b'torn'); index.flush()")
+    started = time.monotonic()
+    assert await near.answer("GetContextByTypeAndName", CONTEXT) is None
+    assert time.monotonic() - started < 1
 
 
 def test_what_another_process_just_wrote_is_read(store):
@@ -105,18 +186,6 @@ def test_what_another_process_just_wrote_is_read(store):
             assert found.custom_properties["value"].int_value == value
 
 
-def test_only_while_the_core_works_is_nothing_told_on_descriptor_2(near, tmp_path):
-    during = []
-    place = Path("/proc/self/fd/2")
-    near._core.once = lambda *_: during.append(place.readlink())
-    before = place.readlink()
-    near.answer("GetContextType", REQUEST)
-    assert (during, place.readlink()) == ([Path(os.devnull)], before)
-    with pytest.raises(CannotOpenStore):
-        Near(opening(opened_again(from_url(f"sqlite:///{tmp_path}/no/such.db"))))
-    assert place.readlink() == before
-
-
 def test_after_a_stop_all_is_in_the_database_file(start_store):
     store = start_store()
     store.client().put_context_type(mlmd.ContextType(name="t"))
@@ -125,30 +194,51 @@ def test_after_a_stop_all_is_in_the_database_file(start_store):
     assert {path.name for path in store.folder.iterdir()} == {"metadata.db", "store.log"}
 
 
-def test_after_a_read_that_took_long_all_are_left_to_the_workers_for_a_while(near, monkeypatch):
+async def test_after_a_read_that_took_long_all_are_left_to_the_workers_for_a_while(near, monkeypatch):
     now = 1000.0
     took = 0.0
 
-    def once(rpc, request):
-        nonlocal now
-        now += took
-        return Answer(0, b"", b"")
+    class Slow:
+        def execute(self, *_):
+            nonlocal now
+            now += took
+            return near_connection.execute(*_)
 
+        def close(self):
+            near_connection.close()
+
+    near_connection = near._connection
     monkeypatch.setattr("metadata_store.near.time.monotonic", lambda: now)
-    near._core.once = once
-    assert near.answer("GetContextType", REQUEST) == Answer(0, b"", b"")
+    monkeypatch.setattr("metadata_store.near._KEPT", 0)
+    near._connection = Slow()
+    assert await external_id(near) == "0"
     took = 0.2
-    assert near.answer("GetContextType", REQUEST) == Answer(0, b"", b"")
+    assert await external_id(near) == "0"
     now += 29
-    assert near.answer("GetContextType", REQUEST) is None
+    assert await near.answer("GetContextByTypeAndName", CONTEXT) is None
     now += 2
-    assert near.answer("GetContextType", REQUEST) == Answer(0, b"", b"")
+    assert await external_id(near) == "0"
 
 
-@pytest.mark.parametrize("code", [10, 13])
-def test_what_the_database_would_not_answer_is_asked_of_a_worker(near, code):
-    near._core._methods["GetContextType"] = lambda _store, _request: (b"", b"database is locked", code)
-    assert near.answer("GetContextType", REQUEST) is None
+async def test_a_server_that_hangs_or_hangs_up_is_left_to_the_workers(mariadb, database_on, start_store):
+    database = database_on(mariadb, "mysql")
+    start_store(url=database.url)
+    near = MysqlNear(from_url(database.url).mysql)
+    try:
+        assert (await near.answer("GetContextByTypeAndName", CONTEXT)).response == b""
+        await asyncio.to_thread(database.disconnect_all)
+        assert await near.answer("GetContextByTypeAndName", CONTEXT) is None
+        assert (await near.answer("GetContextByTypeAndName", CONTEXT)).response == b""
+        os.kill(mariadb.process.pid, signal.SIGSTOP)
+        try:
+            started = time.monotonic()
+            assert await near.answer("GetContextByTypeAndName", CONTEXT) is None
+            assert time.monotonic() - started < 10
+        finally:
+            os.kill(mariadb.process.pid, signal.SIGCONT)
+        assert await near.answer("GetContextByTypeAndName", CONTEXT) is None  # for a while
+    finally:
+        near.close()
 
 
 def test_a_file_without_a_write_ahead_log_is_left_to_the_workers(tmp_path):
