@@ -8,7 +8,6 @@ import dataclasses
 import uuid
 from datetime import UTC, datetime
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import attr
 from openlineage.client.event_v2 import InputDataset, Job, OutputDataset, Run, RunEvent, RunState
@@ -139,8 +138,12 @@ def _output(uri: str, size: Any) -> OutputDataset:
 
 def _dataset(uri: str) -> tuple[str, str]:
     """Namespace and name: scheme and bucket, and the key."""
-    parts = urlsplit(uri)
-    return f"{parts.scheme}://{parts.netloc}", parts.path.lstrip("/") or "/"
+    # Not as a URL: a key may hold "?" and "#", and a bucket is whatever a step says.
+    scheme, separator, place = uri.partition("://")
+    if not separator:
+        return "://", uri.lstrip("/") or "/"
+    bucket, _, key = place.partition("/")
+    return f"{scheme}://{bucket}", key.lstrip("/") or "/"
 
 
 def _time(record: StepRecord, name: str) -> datetime | None:

@@ -184,14 +184,14 @@ class Sightings:
         own = digest(uid, WORKFLOW)
         if event == "DELETED":
             nodes = self._nodes.read(own, workflow)
-            for node_id, node in nodes.items():
-                self._take_node((uid, node_id), own, node, workflow)
+            failed = self._take_nodes(uid, own, nodes, workflow)
             self._delete_workflow(own, nodes)
+            if failed is not None:
+                raise failed
             return
         before, facts = self._workflows.get(own), workflow_facts(workflow)
         self._workflows.put(own, facts)
-        for node_id, node in self._nodes.read(own, workflow).items():
-            self._take_node((uid, node_id), own, node, workflow)
+        failed = self._take_nodes(uid, own, self._nodes.read(own, workflow), workflow)
         if before is None:
             self._let_go(uid)
         kept = ("workflow", own) in self._live
@@ -201,6 +201,20 @@ class Sightings:
                 self._live.put(("workflow", own), essential_workflow(workflow))
         elif kept:
             self._live.drop(("workflow", own))
+        if failed is not None:
+            raise failed
+
+    def _take_nodes(
+        self, uid: str, own: bytes, nodes: Mapping[str, Any], workflow: Mapping[str, Any]
+    ) -> Exception | None:
+        """Take all nodes; the first error, since a malformed node keeps none behind it from being seen."""
+        failed = None
+        for node_id, node in nodes.items():
+            try:
+                self._take_node((uid, node_id), own, node, workflow)
+            except Exception as error:  # noqa: BLE001 (raised when all is taken)
+                failed = failed or error
+        return failed
 
     def _let_go(self, uid: str) -> None:
         """Steps that waited for their Workflow, of which it has no node (yet)."""

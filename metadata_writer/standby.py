@@ -128,12 +128,24 @@ class StandBy:
                     self._sightings.settle(key, seen.version)
             elif seen.record.state.finished and seen.reported and (seen.closed or seen.pod is None):
                 asked.append((key, seen, seen.record))
-        found = await recorded(self._lookup, [record for *_, record in asked])
+        found = await self._recorded([record for *_, record in asked])
         for (key, seen, record), ids in zip(asked, found, strict=True):
             if ids is not None and (seen.pod is None or is_marked(seen.pod, record, ids, self._marking)):
                 self._sightings.settle(key, seen.version)
             else:
                 self._ask_again([key])
+
+    async def _recorded(self, records: Sequence[StepRecord]) -> list[Ids | None]:
+        """As `recorded`; of a step that cannot be asked about None, and it stops no other."""
+        try:
+            return await recorded(self._lookup, records)
+        except StoreError:
+            raise
+        except Exception as error:  # noqa: BLE001 (the leader tells of it; none stops the others)
+            if len(records) > 1:
+                return [(await self._recorded([record]))[0] for record in records]
+            self._log.debug("a step of another replica cannot be asked about", error=type(error).__name__)
+            return [None]
 
 
 async def recorded(lookup: Lookup, records: Sequence[StepRecord]) -> list[Ids | None]:

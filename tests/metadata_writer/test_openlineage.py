@@ -152,6 +152,21 @@ def test_artifacts_are_datasets_named_by_their_place():
     assert said["run"]["facets"]["parent"]["job"]["name"] == "run-1"
 
 
+@pytest.mark.parametrize(
+    ("uri", "dataset"),
+    [
+        ("minio://[/k", ("minio://[", "k")),
+        ("s3://b/a?x#y", ("s3://b", "a?x#y")),
+        ("s3://b", ("s3://b", "/")),
+        ("/some/file", ("://", "some/file")),
+    ],
+)
+def test_a_dataset_is_named_whatever_its_place_is(uri, dataset):
+    record = dataclasses.replace(RECORD, inputs=(Input("data", uri),))
+    (said,) = list(events(record, State.RUNNING))[-1]["inputs"]
+    assert (said["namespace"], said["name"]) == dataset
+
+
 def test_the_client_library_takes_an_event_for_its_own():
     said = event(RECORD)
     names = {field.name for field in RunEvent.__attrs_attrs__}

@@ -187,6 +187,16 @@ def test_an_object_of_an_odd_shape_stands_in_no_others_way(seen, workflow, nodes
     assert len(seen.taken()) == 2
 
 
+def test_a_malformed_node_stands_neither_in_other_nodes_way_nor_in_its_workflows(seen, workflow):
+    bad = {"id": "bad", "type": "Pod", "phase": "Succeeded", "templateRef": "no object"}
+    workflow["status"]["nodes"] = {"bad": bad, **workflow["status"]["nodes"]}
+    seen.on_workflow("ADDED", workflow)
+    good = [step for step in seen.taken() if step[1] != "bad"]
+    assert len(good) == 2
+    seen.on_workflow("DELETED", workflow)
+    assert all(seen.look(step).workflow_gone for step in good)
+
+
 def test_a_pod_of_which_the_same_is_recorded_is_not_looked_at_again(seen, pod, key):
     seen.on_pod("ADDED", pod)
     assert seen.taken() == [key]
