@@ -166,7 +166,7 @@ async def conduct(plan, folder, *, tell=lambda _: None):
         if not writers.count:
             writers.start()
         tell(f"played: {changes} changes, {world.made_pods} Pods, {killed}; waiting for the rest")
-        return await _until_equal(plan, store, world, tell), world, killed, proxy
+        return await until_equal(store, world, plan.settle_seconds, tell), world, killed, proxy
     finally:
         writers.kill_all()
         await proxy.stop()
@@ -174,8 +174,9 @@ async def conduct(plan, folder, *, tell=lambda _: None):
         store.kill()
 
 
-async def _until_equal(plan, store, world, tell):
-    deadline = time.monotonic() + plan.settle_seconds
+async def until_equal(store, world, seconds, tell):
+    """What the store has otherwise than it was made: nothing, or what is left after so many seconds."""
+    deadline = time.monotonic() + seconds
     async with StoreClient(store.address, timeout=60) as client:
         while True:
             found = (await recorded(client)).differences(world.truth)

@@ -15,9 +15,7 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-from memopod.mlmd import StoreClient
-from tests.chaos.conduct import Store, Writers, free_port
-from tests.chaos.recorded import recorded
+from tests.chaos.conduct import Store, Writers, free_port, until_equal
 from tests.chaos.stub_api import StubApi
 from tests.chaos.truth import World
 
@@ -104,7 +102,7 @@ async def outage(plan, folder, *, tell=lambda _: None):
             await look()
             await store.start()
             came_at = time.monotonic()
-        found = await _until_equal(plan, store, world)
+        found = await until_equal(store, world, plan.settle, tell)
         seen.seconds_to_catch_up = time.monotonic() - came_at
         await look()
         return found, world, seen
@@ -112,16 +110,6 @@ async def outage(plan, folder, *, tell=lambda _: None):
         writers.kill_all()
         await api.stop()
         store.kill()
-
-
-async def _until_equal(plan, store, world):
-    deadline = time.monotonic() + plan.settle
-    async with StoreClient(store.address, timeout=60) as client:
-        while True:
-            found = (await recorded(client)).differences(world.truth)
-            if not found or time.monotonic() > deadline:
-                return found
-            await asyncio.sleep(max(0.5, len(world.truth.executions) / 1000))
 
 
 def main():
